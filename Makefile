@@ -1,0 +1,70 @@
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# What `make demo` gives to relay dev, for example DEMO_ARGS='--exit-after 20s'.
+DEMO_ARGS ?=
+# What `make bench` gives to the benchmark.
+BENCH_ARGS ?=
+# RACE= turns the race detector off where it does not exist.
+RACE ?= -race
+TEST_ARGS ?=
+TEST_TIMEOUT ?= 12m
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+export GO
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[-a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## build the static binary bin/relay
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/relay ./cmd/relay
+
+.PHONY: demo
+demo: ensure-postgres build ## watch rows become webhooks: throw-away PostgreSQL, relay and receiver
+	@bin/relay dev $(DEMO_ARGS)
+
+.PHONY: test
+test: ensure-postgres ensure-test-tools ## run all tests against real PostgreSQL, with the race detector
+	$(GO) test $(RACE) -count=1 -timeout $(TEST_TIMEOUT) $(TEST_ARGS) ./...
+
+.PHONY: race
+race: ensure-postgres ensure-test-tools ## run all tests three times in random order, with the race detector
+	$(GO) test -race -count=3 -shuffle=on -timeout 40m $(TEST_ARGS) ./...
+
+.PHONY: fuzz
+fuzz: ensure-postgres ## fuzz every parser for FUZZTIME (30s) each
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ensure-postgres ## fuzz every parser for five seconds each
+	@scripts/fuzz.sh 5s
+
+.PHONY: bench
+bench: ensure-postgres ## measure the whole path beside its limits on this machine
+	$(GO) run ./bench $(BENCH_ARGS)
+
+.PHONY: lint
+lint: ## check format, go vet (macOS too) and staticcheck
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w is needed on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./internal/pgcluster/...
+	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+
+.PHONY: verify
+verify: lint test ## lint and test, as the continuous integration does
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf bin test/verifiers/node_modules
+
+.PHONY: ensure-postgres
+ensure-postgres:
+	@scripts/ensure-postgres.sh
+
+.PHONY: ensure-test-tools
+ensure-test-tools:
+	@scripts/ensure-test-tools.sh

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), openssl and node with the
+# published Standard Webhooks verifier (they check our signatures). Installs packages when it may, else says what
+# to type and exits 1.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/packages.sh
+
+missing=
+need() { # need PROGRAM APT DNF APK BREW
+    command -v "$1" >/dev/null 2>&1 && return
+    case "$(package_manager)" in
+    dnf) missing="$missing $3" ;;
+    apk) missing="$missing $4" ;;
+    brew) missing="$missing $5" ;;
+    *) missing="$missing $2" ;;
+    esac
+}
+
+if ! printf '#include <stdlib.h>\nint main(void) { return 0; }\n' | "${CC:-cc}" -x c -o /dev/null - 2>/dev/null; then
+    case "$(package_manager)" in
+    dnf) missing="$missing gcc" ;;
+    apk) missing="$missing gcc musl-dev" ;;
+    brew)
+        echo "No C compiler, which the race detector needs. Type: xcode-select --install" >&2
+        exit 1
+        ;;
+    *) missing="$missing gcc libc6-dev" ;;
+    esac
+fi
+need openssl openssl openssl openssl openssl
+need node nodejs nodejs nodejs node
+need npm npm nodejs-npm npm node
+if [ -n "$missing" ]; then
+    # Word splitting is meant: these are package names.
+    # shellcheck disable=SC2086
+    install_packages $missing
+fi
+
+# The copy of the lock file says what is installed.
+cd test/verifiers
+if ! cmp -s package-lock.json node_modules/.installed-lock.json; then
+    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    cp package-lock.json node_modules/.installed-lock.json
+fi
