@@ -1,0 +1,71 @@
+package config
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const reference = "../../configs/relay.yaml"
+
+// A commented-out key has no space behind its #, a sentence has one.
+var commentedKey = regexp.MustCompile(`(?m)^( *)#([a-z_]+:)`)
+
+func TestReference_StatesEveryKeyWithItsDefault(t *testing.T) {
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mustLoad(t, LoadOptions{File: reference})
+	if changed := Changed(Default(), c); len(changed) > 0 {
+		t.Errorf("not the default: %v", changed)
+	}
+
+	all := parseFile(reference, commentedKey.ReplaceAll(text, []byte("$1$2")))
+	for _, f := range all.faults {
+		t.Errorf("with all comments taken off: %s", f)
+	}
+	for _, key := range fileKeys {
+		e := all.entries[key]
+		switch s := settingOf[key]; {
+		case e == nil:
+			t.Errorf("%s is missing", key)
+		case s != nil && s.def != "" && c.Origin(key).Source != SourceFile:
+			t.Errorf("%s has a default and is commented out", key)
+		case s != nil && s.def == "" && !s.list && c.Origin(key).Source == SourceFile:
+			t.Errorf("%s has no default and is set", key)
+		}
+		if e != nil && !explained(all.lines, e.place.Line) {
+			t.Errorf("%s has no comment that names its default", key)
+		}
+	}
+}
+
+// explained says whether the comment right above a line names a default.
+func explained(lines []string, n int) bool {
+	var comment string
+	for i := n - 2; i >= 0 && strings.HasPrefix(strings.TrimSpace(lines[i]), "# "); i-- {
+		comment = lines[i] + comment
+	}
+	return strings.Contains(comment, "Default: ") || strings.Contains(comment, "No default.")
+}
+
+func TestReference_HasExamplesThatAreValid(t *testing.T) {
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if !strings.Contains(line, fileSuffix+":") { // the alternative to the line above it
+			lines[i] = commentedKey.ReplaceAllString(line, "$1$2")
+		}
+	}
+	c := mustLoad(t, LoadOptions{File: write(t, "relay.yaml", strings.Join(lines, "\n"))})
+	for _, s := range settings {
+		if !s.list && c.Origin(s.key).Source != SourceFile {
+			t.Errorf("%s has no example", s.key)
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package config
+
+import (
+	"log/slog"
+	"time"
+)
+
+// keyDatabaseURL has a flag of its own, and is the default of keyReplicationURL.
+const (
+	keyDatabaseURL    = "database.url"
+	keyReplicationURL = "database.replication_url"
+)
+
+const (
+	day  = 24 * time.Hour
+	year = 365 * day
+)
+
+// settings are all keys, in the order in which they are printed and stand in configs/relay.yaml.
+var settings = []setting{
+	one("version", "1", "Version of the file's format.",
+		integer(1, 1), func(c *Config) *int { return &c.Version }),
+
+	secret(one(keyDatabaseURL, "", "PostgreSQL for ordinary connections; a pooler may stand between.",
+		connString(), func(c *Config) *string { return &c.Database.URL })),
+	secret(one(keyReplicationURL, "", "PostgreSQL for the replication stream, direct; database.url when not set.",
+		connString(), func(c *Config) *string { return &c.Database.ReplicationURL })),
+	one("database.max_connections", "8", "Upper bound of the pool behind database.url.",
+		integer(2, 1000), func(c *Config) *int { return &c.Database.MaxConnections }),
+
+	one("cdc.slot", "relay", "Replication slot.",
+		slotName(), func(c *Config) *string { return &c.CDC.Slot }),
+	one("cdc.publication", "relay", "Publication of the outbox.",
+		identifier("a publication"), func(c *Config) *string { return &c.CDC.Publication }),
+	one("cdc.recovery", "automatic", "Whether the rescue after the loss of the slot starts by itself.",
+		oneOf(RecoveryAutomatic, RecoveryManual), func(c *Config) *Recovery { return &c.CDC.Recovery }),
+	one("cdc.failover", "true", "Create the slot with failover on PostgreSQL 17 and later.",
+		boolean(), func(c *Config) *bool { return &c.CDC.Failover }),
+	one("cdc.status_interval", "10s", "Longest time between two status updates to PostgreSQL.",
+		duration(100*time.Millisecond, time.Minute), func(c *Config) *time.Duration { return &c.CDC.StatusInterval }),
+	one("cdc.silence_timeout", "30s", "Without a byte from PostgreSQL for so long, the connection is given up.",
+		duration(time.Second, time.Hour), func(c *Config) *time.Duration { return &c.CDC.SilenceTimeout }),
+	one("cdc.progress_interval", "10s", "How often progress is written while the outbox is idle.",
+		duration(100*time.Millisecond, time.Hour), func(c *Config) *time.Duration { return &c.CDC.ProgressInterval }),
+
+	one("outbox.table", "outbox.events", "Table of the events.",
+		tableName(), func(c *Config) *string { return &c.Outbox.Table }),
+	one("outbox.preset", "relay", "Set of columns that the table has.",
+		oneOf(PresetRelay), func(c *Config) *Preset { return &c.Outbox.Preset }),
+	column("id", func(c *Columns) *string { return &c.ID }),
+	column("tenant_id", func(c *Columns) *string { return &c.TenantID }),
+	column("aggregate_type", func(c *Columns) *string { return &c.AggregateType }),
+	column("aggregate_id", func(c *Columns) *string { return &c.AggregateID }),
+	column("event_type", func(c *Columns) *string { return &c.EventType }),
+	column("payload", func(c *Columns) *string { return &c.Payload }),
+	column("headers", func(c *Columns) *string { return &c.Headers }),
+	column("created_at", func(c *Columns) *string { return &c.CreatedAt }),
+	one("outbox.retention", "168h", "Partitions that are settled and older than this are dropped.",
+		duration(time.Hour, 10*year), func(c *Config) *time.Duration { return &c.Outbox.Retention }),
+	one("outbox.partition_interval", "24h", "Time that one partition covers.",
+		duration(time.Hour, 31*day), func(c *Config) *time.Duration { return &c.Outbox.PartitionInterval }),
+	one("outbox.partitions_ahead", "3", "Partitions that exist before they are needed.",
+		integer(1, 100), func(c *Config) *int { return &c.Outbox.PartitionsAhead }),
+	one("outbox.max_payload", "10MiB", "A row with a larger payload is quarantined.",
+		size(KiB, GiB), func(c *Config) *Size { return &c.Outbox.MaxPayload }),
+
+	paths(many("catalog.files", "", "Files with more event types.", 1000,
+		filePath(), func(c *Config) *[]string { return &c.Catalog.Files })),
+
+	one("deliver.timeout", "15s", "Time for one attempt, from name resolution to the end of the answer.",
+		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.Timeout }),
+	one("deliver.connect_timeout", "3s", "Time for name resolution and TCP, part of deliver.timeout.",
+		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.ConnectTimeout }),
+	one("deliver.handover_after", "2s", "An attempt that lasts longer is parked, so that it holds nothing up.",
+		duration(time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.HandoverAfter }),
+	one("deliver.drain_timeout", "20s", "Time that attempts in flight have at a stop.",
+		duration(0, 10*time.Minute), func(c *Config) *time.Duration { return &c.Deliver.DrainTimeout }),
+	many("deliver.retry.schedule", "0s,5s,1m,5m,30m,2h,5h,10h,14h,20h,24h",
+		"Delay before each attempt, the first included; as many attempts as items.", 100,
+		duration(0, 30*day), func(c *Config) *[]time.Duration { return &c.Deliver.Retry.Schedule }),
+	one("deliver.retry.jitter", "0.2", "Share of the delay by which it is varied.",
+		share(), func(c *Config) *float64 { return &c.Deliver.Retry.Jitter }),
+	one("deliver.retry.max_retry_after", "24h", "A longer Retry-After is cut to this.",
+		duration(0, 30*day), func(c *Config) *time.Duration { return &c.Deliver.Retry.MaxRetryAfter }),
+	one("deliver.concurrency", "0", "Attempts at once, over all endpoints; 0 lets the machine decide.",
+		integer(0, 100_000), func(c *Config) *int { return &c.Deliver.Concurrency }),
+	one("deliver.endpoint_concurrency", "8", "Attempts at once to one endpoint.",
+		integer(1, 10_000), func(c *Config) *int { return &c.Deliver.EndpointConcurrency }),
+	one("deliver.window.events", "10000", "Events in memory; what comes besides is parked.",
+		integer(1, 10_000_000), func(c *Config) *int { return &c.Deliver.Window.Events }),
+	one("deliver.window.bytes", "128MiB", "Bytes of events in memory; what comes besides is parked.",
+		size(64*KiB, TiB), func(c *Config) *Size { return &c.Deliver.Window.Bytes }),
+	one("deliver.record.interval", "200ms", "Longest time until an outcome is recorded.",
+		duration(time.Millisecond, 10*time.Second), func(c *Config) *time.Duration { return &c.Deliver.Record.Interval }),
+	one("deliver.record.batch", "500", "Outcomes that are recorded without waiting for the interval.",
+		integer(1, 10_000), func(c *Config) *int { return &c.Deliver.Record.Batch }),
+	one("deliver.log", "all", "Which ended deliveries tenants can list.",
+		oneOf(LogAll, LogFailures, LogNone), func(c *Config) *LogPolicy { return &c.Deliver.Log }),
+	one("deliver.log_retention", "720h", "Delivery records older than this are dropped.",
+		duration(time.Hour, 10*year), func(c *Config) *time.Duration { return &c.Deliver.LogRetention }),
+
+	many("egress.allow", "", "Addresses and hosts let through besides the public ones.", 1000,
+		target(), func(c *Config) *[]Target { return &c.Egress.Allow }),
+	many("egress.deny", "", "Addresses and hosts refused besides the special ones; wins over egress.allow.", 1000,
+		target(), func(c *Config) *[]Target { return &c.Egress.Deny }),
+	one("egress.require_https", "true", "Refuse endpoints without TLS.",
+		boolean(), func(c *Config) *bool { return &c.Egress.RequireHTTPS }),
+	many("egress.ports", "80,443", "Ports that may be dialed; what egress.allow lets through has no rule for ports.", 1000,
+		integer[uint16](1, 65535), func(c *Config) *[]uint16 { return &c.Egress.Ports }),
+
+	one("http.listen", "127.0.0.1:8000", "Address of the tenant API, health and metrics.",
+		listenAddress(), func(c *Config) *string { return &c.HTTP.Listen }),
+	one("http.ops_listen", "", "When set, address that metrics, health and operator API move to.",
+		listenAddress(), func(c *Config) *string { return &c.HTTP.OpsListen }),
+
+	one("metrics.tenant_label", "100", "Tenants that metrics name, the rest are \"other\"; 0 empties the label.",
+		integer(0, 100_000), func(c *Config) *int { return &c.Metrics.TenantLabel }),
+
+	one("log.level", "info", "Lowest level that is logged.",
+		level(), func(c *Config) *slog.Level { return &c.Log.Level }),
+	one("log.format", "auto", "Form of a log line; auto is text on a terminal, else json.",
+		oneOf(LogFormatAuto, LogFormatText, LogFormatJSON), func(c *Config) *LogFormat { return &c.Log.Format }),
+}
+
+// sectionDocs say what a section is about, for the schema.
+var sectionDocs = map[string]string{
+	"database":       "How PostgreSQL is reached.",
+	"cdc":            "The replication stream.",
+	"outbox":         "The table that the events come from.",
+	"outbox.columns": "Columns of the table that are named otherwise than in the preset.",
+	"catalog":        "More event types.",
+	"deliver":        "The way from an event to its endpoints.",
+	"deliver.retry":  "When an attempt that failed is made again.",
+	"deliver.window": "Bounds of the events in memory.",
+	"deliver.record": "Bounds of a recording batch.",
+	"egress":         "Which addresses may be dialed.",
+	"http":           "Addresses that the relay listens on.",
+	"metrics":        "What the metrics show.",
+	"log":            "The relay's own log.",
+}
+
+func secret(s setting) setting {
+	s.secret = true
+	return s
+}
+
+func paths(s setting) setting {
+	s.paths = true
+	return s
+}
+
+func column(name string, at func(*Columns) *string) setting {
+	return one("outbox.columns."+name, "", "Column for "+name+"; that of the preset when not set.",
+		identifier("a column"), func(c *Config) *string { return at(&c.Outbox.Columns) })
+}
