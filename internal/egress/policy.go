@@ -1,0 +1,139 @@
+package egress
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Options are the settings of a Policy. The zero value lets public addresses through on ports 80 and 443.
+type Options struct {
+	// Allow and Deny hold IP addresses, CIDRs and host names (exact, without a port). Deny wins over Allow.
+	// A host name in Allow lets through every address that it resolves to, whoever answers for it; in Deny it
+	// refuses the name, while another name for the same address still passes.
+	Allow, Deny []string
+	// RequireHTTPS makes CheckURL refuse plain http, for allowed hosts too.
+	RequireHTTPS bool
+	// Ports that may be dialled where Allow does not apply. Default: 80, 443.
+	Ports []uint16
+
+	ConnectTimeout time.Duration // of name resolution and TCP together; default 3 s
+	TLSTimeout     time.Duration // of the TLS handshake; default 5 s
+	HeaderTimeout  time.Duration // from the end of the request to the answer's headers; default 10 s
+	Timeout        time.Duration // of a whole exchange through Client, body included; default 15 s
+	MaxConnAge     time.Duration // after which a connection takes no further request; default 5 min
+
+	// RootCAs are trusted in place of the system's. Nil: the system's.
+	RootCAs *x509.CertPool
+	// Resolver resolves names. Nil: net.DefaultResolver.
+	Resolver *net.Resolver
+}
+
+// withDefaults fills what is not set and refuses what makes no sense.
+func (o Options) withDefaults() (Options, error) {
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		unset time.Duration
+	}{
+		{"connect timeout", &o.ConnectTimeout, 3 * time.Second},
+		{"TLS timeout", &o.TLSTimeout, 5 * time.Second},
+		{"header timeout", &o.HeaderTimeout, 10 * time.Second},
+		{"timeout", &o.Timeout, 15 * time.Second},
+		{"connection age", &o.MaxConnAge, 5 * time.Minute},
+	} {
+		switch {
+		case *d.value < 0:
+			return o, fmt.Errorf("%s: %s is negative", d.name, *d.value)
+		case *d.value == 0:
+			*d.value = d.unset
+		}
+	}
+	if len(o.Ports) == 0 {
+		o.Ports = []uint16{80, 443}
+	}
+	if slices.Contains(o.Ports, 0) {
+		return o, fmt.Errorf("ports: 0 is not a port")
+	}
+	o.Ports = slices.Clone(o.Ports)
+	return o, nil
+}
+
+// Policy decides which addresses may be dialled. It is safe for concurrent use.
+type Policy struct {
+	rules atomic.Pointer[rules]
+
+	mu         sync.Mutex
+	transports []*http.Transport // all that Transport made; only grows
+}
+
+// New returns a Policy. It refuses entries that are neither address, CIDR nor host name.
+func New(o Options) (*Policy, error) {
+	r, err := newRules(o)
+	if err != nil {
+		return nil, err
+	}
+	p := &Policy{}
+	p.rules.Store(r)
+	return p, nil
+}
+
+func newRules(o Options) (*rules, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("read egress %w", err)
+	}
+	r := &rules{Options: o}
+	if r.allow, err = parseEntries(o.Allow); err != nil {
+		return nil, fmt.Errorf("read egress.allow %w", err)
+	}
+	if r.deny, err = parseEntries(o.Deny); err != nil {
+		return nil, fmt.Errorf("read egress.deny %w", err)
+	}
+	return r, nil
+}
+
+// Reload checks the options completely and then puts them in the place of the old ones in one step; after an
+// error the old ones stay. Idle connections are closed; a busy one finishes its exchange and takes no other.
+// Transports keep TLSTimeout, HeaderTimeout and RootCAs, Clients keep Timeout, from when they were made.
+func (p *Policy) Reload(o Options) error {
+	r, err := newRules(o)
+	if err != nil {
+		return err
+	}
+	p.rules.Store(r)
+	p.mu.Lock()
+	transports := slices.Clone(p.transports)
+	p.mu.Unlock()
+	for _, t := range transports {
+		t.CloseIdleConnections()
+	}
+	return nil
+}
+
+// DialContext connects to an address ("host:port") if policy lets through what the host resolves to. When it
+// does not, the error is a *net.OpError around a *BlockedError.
+func (p *Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	r := p.rules.Load()
+	host := splitHost(address)
+	d := net.Dialer{
+		Timeout:   r.ConnectTimeout,
+		KeepAlive: 30 * time.Second,
+		Resolver:  r.Resolver,
+		ControlContext: func(_ context.Context, network, address string, _ syscall.RawConn) error {
+			return r.check(host, network, address)
+		},
+	}
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c, policy: p, dialledUnder: r, dialledAt: time.Now()}, nil
+}

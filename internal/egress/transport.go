@@ -1,0 +1,59 @@
+package egress
+
+import (
+	"crypto/tls"
+	"net/http"
+	"time"
+)
+
+// maxResponseHeader is the most bytes of headers that an answer may have, informational ones included. A
+// Got1xxResponse trace hook would lift it, so do not use one.
+const maxResponseHeader = 32 << 10
+
+// TransportOptions size the connection pool of a Transport. Zero means the default.
+type TransportOptions struct {
+	MaxIdleConns        int // over all hosts; default 1024
+	MaxIdleConnsPerHost int // default 8; net/http's own is 2, a new handshake for most requests of a busy host
+	MaxConnsPerHost     int // busy and idle; default no limit
+}
+
+// Transport returns a transport that dials under the policy. It uses no proxy, whatever the environment says;
+// it asks for no compression and inflates nothing; it speaks TLS 1.2 or newer; and it aborts answers with
+// more than 32 KiB of headers. It speaks HTTP/1.1 only: the shared connections of HTTP/2 widen what a hostile
+// server can do, and could not be retired between requests. The policy keeps the transport for as long as it lives itself, so make one and
+// share it.
+//
+// Prefer Client: it moves requests of every size away from an outlived connection, a bare Transport only those
+// that fit its write buffer of 4 KiB. The others get an error before anything of them is written.
+func (p *Policy) Transport(o TransportOptions) *http.Transport {
+	if o.MaxIdleConns == 0 {
+		o.MaxIdleConns = 1024
+	}
+	if o.MaxIdleConnsPerHost == 0 {
+		o.MaxIdleConnsPerHost = 8
+	}
+	r := p.rules.Load()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	t := &http.Transport{
+		DialContext: p.DialContext,
+		TLSClientConfig: &tls.Config{
+			MinVersion:         tls.VersionTLS12,
+			RootCAs:            r.RootCAs,
+			ClientSessionCache: tls.NewLRUClientSessionCache(o.MaxIdleConns),
+		},
+		TLSHandshakeTimeout:    r.TLSTimeout,
+		ResponseHeaderTimeout:  r.HeaderTimeout,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		DisableCompression:     true,
+		MaxIdleConns:           o.MaxIdleConns,
+		MaxIdleConnsPerHost:    o.MaxIdleConnsPerHost,
+		MaxConnsPerHost:        o.MaxConnsPerHost,
+		IdleConnTimeout:        90 * time.Second,
+		Protocols:              protocols,
+	}
+	p.mu.Lock()
+	p.transports = append(p.transports, t)
+	p.mu.Unlock()
+	return t
+}

@@ -1,0 +1,249 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestCheckURL_Accepts(t *testing.T) {
+	for raw, want := range map[string]string{
+		"https://receiver.example":                     "",
+		"https://receiver.example/":                    "",
+		"https://receiver.example:443/hooks?a=b&c=%20": "",
+		"https://receiver.example:80/":                 "",
+		"HTTPS://Receiver.EXAMPLE/Hooks":               "https://receiver.example/Hooks",
+		"https://receiver.example:/x":                  "https://receiver.example/x",
+		"https://receiver.example:0443/x":              "https://receiver.example:443/x",
+		"https://receiver.example./x":                  "",
+		"https://bücher.example/ä":                     "https://xn--bcher-kva.example/%C3%A4",
+		"https://xn--bcher-kva.example/":               "",
+		"https://BÜCHER。example":                       "https://xn--bcher-kva.example",
+		"https://8.8.8.8/":                             "",
+		"https://[2606:4700:4700::1111]/":              "",
+		"https://[2606:4700:4700:0:0:0:0:1111]:443/":   "https://[2606:4700:4700::1111]:443/",
+		"https://[::ffff:8.8.8.8]/":                    "https://8.8.8.8/",
+		"https://receiver.example/a%00b%0d%0a":         "",
+		"https://receiver.example/@a:b":                "",
+		"https://receiver.example?next=http://[::1]/":  "",
+		"https://1password.example/":                   "",
+		"https://a.0xyz/":                              "",
+	} {
+		if want == "" {
+			want = raw
+		}
+		got, err := mustPolicy(t, Options{RequireHTTPS: true}).CheckURL(raw)
+		if err != nil || got.String() != want {
+			t.Errorf("%s: got %v, %v; want %s", raw, got, err, want)
+		}
+	}
+}
+
+func TestCheckURL_RefusesWithAReason(t *testing.T) {
+	long := "https://receiver.example/" + strings.Repeat("x", 2048)
+	for raw, reason := range map[string]string{
+		"":   "is empty",
+		long: "longer than 2048 bytes",
+		"https://receiver.example/" + strings.Repeat("ä", 600): "longer than 2048 bytes when encoded",
+		"receiver.example/hooks":                               "must begin with https://",
+		"//receiver.example/":                                  "must begin with https://",
+		"ftp://receiver.example/":                              "must begin with https://",
+		"file:///etc/passwd":                                   "must begin with https://",
+		"gopher://receiver.example":                            "must begin with https://",
+		"javascript:alert(1)":                                  "must begin with https://",
+		"http://receiver.example/":                             "https is required",
+		"https:receiver.example":                               "has no host",
+		"https:///hooks":                                       "has no host",
+		"https://:443/":                                        "has no host",
+		"https://user@receiver.example/":                       "user names and passwords",
+		"https://user:pw@receiver.example/":                    "user names and passwords",
+		"https://@receiver.example/":                           "user names and passwords",
+		"https://receiver.example/#":                           "fragment",
+		"https://receiver.example/#a":                          "fragment",
+		`https://receiver.example\@evil/`:                      "backslash",
+		" https://receiver.example/":                           "U+0020",
+		"https://receiver.example/a b":                         "U+0020",
+		"https://receiver.example/\n":                          "U+000A",
+		"https://receiver.example/\x7f":                        "U+007F",
+		"https://receiver.example/\u0085":                      "U+0085",
+		"https://receiver.example/\u202ex":                     "U+202E",
+		"https://receiver.example/\u2066x":                     "U+2066",
+		"https://rec\u200beiver.example/":                      "U+200B",
+		"https://rec\u00adeiver.example/":                      "U+00AD",
+		"https://receiver.example/\u2028":                      "U+2028",
+		"https://receiver.example/\xff":                        "UTF-8",
+		"https://receiver.example/?q=ä":                        "percent-encoded",
+		"https://receiver%2eexample/":                          "percent sign",
+		"https://%31%32%37.0.0.1/":                             "percent sign",
+		"https://[fe80::1%25eth0]/":                            "percent sign",
+		"https://[fe80::1%eth0]/":                              "percent sign",
+		"https://receiver.example:0/":                          "port",
+		"https://receiver.example:65536/":                      "port",
+		"https://receiver.example:https/":                      "parsed",
+		"https://[::1/":                                        "parsed",
+		"https://[127.0.0.1]/":                                 "",
+		"https://a..example/":                                  "empty",
+		"https://.example/":                                    "",
+		"https://./":                                           "empty",
+		"https://under_score.example/":                         "not a valid host name",
+		"https://" + strings.Repeat("a", 64) + ".example/":     "63 characters",
+		"https://" + strings.Repeat("a.", 127) + "example/":    "253 characters",
+		"https://2130706433/":                                  "ends in a number",
+		"https://0x7f000001/":                                  "ends in a number",
+		"https://0X7F.1/":                                      "ends in a number",
+		"https://a.0x/":                                        "ends in a number",
+		"https://0177.0.0.1/":                                  "ends in a number",
+		"https://127.1/":                                       "ends in a number",
+		"https://8.8.8.8./":                                    "ends in a number",
+		"https://8.8.8.08/":                                    "ends in a number",
+		"https://８.8.8.8.8/":                                   "ends in a number",
+		"https://example.123/":                                 "ends in a number",
+	} {
+		got, err := mustPolicy(t, Options{RequireHTTPS: true}).CheckURL(raw)
+		if !errors.Is(err, ErrURL) || !strings.Contains(err.Error(), reason) {
+			t.Errorf("%q: got %v, %v; want %q", raw, got, err, reason)
+		}
+		if err != nil && (strings.Contains(err.Error(), "pw") || strings.Contains(err.Error(), "receiver")) {
+			t.Errorf("the error repeats the URL: %v", err)
+		}
+	}
+}
+
+func TestCheckURL_AppliesThePolicyToWhatItCanSee(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		o    Options
+		raw  string
+		want Rule
+	}{
+		{"loopback", Options{}, "https://127.0.0.1/", RuleAddress},
+		{"enclosed digits", Options{}, "https://①②⑦.⓪.⓪.①/", RuleAddress},
+		{"ideographic dots", Options{}, "https://127。0。0。1/", RuleAddress},
+		{"mapped", Options{}, "https://[::ffff:7f00:1]/", RuleAddress},
+		{"NAT64", Options{}, "https://[64:ff9b::7f00:1]/", RuleAddress},
+		{"private", Options{}, "http://192.168.1.1/", RuleAddress},
+		{"metadata", Options{}, "http://169.254.169.254/latest", RuleMetadata},
+		{"metadata, mapped", Options{}, "http://[::ffff:169.254.169.254]/latest", RuleMetadata},
+		{"localhost", Options{}, "http://localhost/", RuleAddress},
+		{"localhost with a final dot", Options{}, "http://LocalHost./", RuleAddress},
+		{"below localhost", Options{}, "http://a.localhost/", RuleAddress},
+		{"other port", Options{}, "https://receiver.example:8443/", RulePort},
+		{"other port of an address", Options{}, "https://8.8.8.8:8443/", RulePort},
+		{"denied host", Options{Deny: []string{"receiver.example"}}, "https://RECEIVER.example./", RuleDeny},
+		{"denied address", Options{Deny: []string{"8.8.8.0/24"}}, "https://8.8.8.8/", RuleDeny},
+		{"denied and allowed", Options{Deny: []string{"10.0.0.1"}, Allow: []string{"10.0.0.0/8"}}, "https://10.0.0.1/", RuleDeny},
+
+		{"http where it is not forbidden", Options{}, "http://receiver.example/", ""},
+		{"listed port", Options{Ports: []uint16{8443}}, "https://receiver.example:8443/", ""},
+		{"default port not listed", Options{Ports: []uint16{8443}}, "https://receiver.example/", RulePort},
+		{"allowed loopback on any port", Options{Allow: []string{"127.0.0.1"}}, "http://127.0.0.1:9000/", ""},
+		{"allowed loopback by name", Options{Allow: []string{"127.0.0.0/8"}}, "http://localhost:9000/", ""},
+		{"allowed loopback in IPv6 by name", Options{Allow: []string{"::1"}}, "http://localhost:9000/", ""},
+		{"allowed name of loopback", Options{Allow: []string{"localhost"}}, "http://localhost:9000/", ""},
+		{"allowed host on any port", Options{Allow: []string{"receiver.internal"}}, "http://receiver.internal:9000/", ""},
+		{"name that may lead to an allowed address", Options{Allow: []string{"10.0.0.0/8"}}, "http://receiver.internal:9000/", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := mustPolicy(t, tc.o).CheckURL(tc.raw)
+			var blocked *BlockedError
+			switch {
+			case tc.want == "" && err == nil:
+			case !errors.Is(err, ErrURL) || !errors.As(err, &blocked) || blocked.Rule != tc.want:
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+	t.Run("allowed hosts need https too", func(t *testing.T) {
+		p := mustPolicy(t, Options{RequireHTTPS: true, Allow: []string{"127.0.0.1", "receiver.internal"}})
+		for _, raw := range []string{"http://127.0.0.1:9000/", "http://receiver.internal/"} {
+			if _, err := p.CheckURL(raw); !errors.Is(err, ErrURL) {
+				t.Errorf("%s: got %v", raw, err)
+			}
+		}
+	})
+}
+
+// FuzzCheckURL holds what CheckURL accepts against what net/http would then dial: never a literal address that
+// is not public, and never a host other than the one that was checked.
+func FuzzCheckURL(f *testing.F) {
+	for _, host := range spellings {
+		f.Add("http://" + host + "/")
+		f.Add("https://" + host + ":443/a?b=c")
+	}
+	for _, raw := range []string{
+		"", "https://", "https://receiver.example/ä?x=%zz", "https://bücher.example:0443", "http:/\\127.0.0.1",
+		"https://receiver.example:80:443/", "https://[::1]:80@receiver.example", "https://receiver.example/../..//",
+		"https://a//b/./%2e%2e/;x", "https://receiver.example?", "https://[::ffff:8.8.8.8]:1", "http:////127.0.0.1",
+	} {
+		f.Add(raw)
+	}
+	p := mustPolicy(f, Options{})
+	errStop := errors.New("nothing is dialled here")
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := p.CheckURL(raw)
+		if err != nil {
+			if u != nil || !errors.Is(err, ErrURL) {
+				t.Fatalf("got %v, %v", u, err)
+			}
+			return
+		}
+		again, err := p.CheckURL(u.String())
+		if err != nil || again.String() != u.String() {
+			t.Fatalf("%q became %q became %v, %v", raw, u, again, err)
+		}
+		if u.User != nil || u.Fragment != "" || len(u.String()) > maxURL || (u.Scheme != "https" && u.Scheme != "http") {
+			t.Fatalf("%q became %q", raw, u)
+		}
+
+		// What would be dialled, for the text as given and as stored.
+		for _, text := range []string{raw, u.String()} {
+			var dialled string
+			transport := p.Transport(TransportOptions{})
+			p.transports = nil // the policy keeps them; a fuzzer makes too many
+			transport.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+				dialled = address
+				return nil, errStop
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, text, strings.NewReader("x"))
+			if err != nil {
+				t.Fatalf("%q: %v", text, err)
+			}
+			if _, err := transport.RoundTrip(req); !errors.Is(err, errStop) {
+				t.Fatalf("%q: %v", text, err)
+			}
+			host, port, err := net.SplitHostPort(dialled)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if port != "80" && port != "443" && port != "0443" && strings.TrimLeft(port, "0") != "80" && strings.TrimLeft(port, "0") != "443" {
+				t.Fatalf("%q dials port %s", text, port)
+			}
+			if same, err := canonicalHost(host); err != nil || same != u.Hostname() {
+				t.Fatalf("%q was checked as %s and dials %s", text, u.Hostname(), host)
+			}
+			if strings.TrimSuffix(host, ".") == "localhost" {
+				t.Fatalf("%q dials %s", text, host)
+			}
+			if a, err := netip.ParseAddr(host); err == nil {
+				a = a.Unmap()
+				if a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() {
+					t.Fatalf("%q dials %s", text, a)
+				}
+			}
+		}
+	})
+}
+
+func BenchmarkCheckURL(b *testing.B) {
+	p := mustPolicy(b, Options{RequireHTTPS: true})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.CheckURL("https://receiver.example/hooks/orders?tenant=42"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
