@@ -1,0 +1,87 @@
+package cdc
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// State is what an operator sees of the stream: a closed set, the same in the
+// log, in `relay status` and as the label of relay_state.
+type State string
+
+// The states.
+const (
+	StateStarting              State = "starting"
+	StateStreaming             State = "streaming"
+	StateStandby               State = "standby_waiting"
+	StateUnreachable           State = "pg_unreachable"
+	StateShuttingDown          State = "pg_shutting_down"
+	StateSlotMissing           State = "slot_missing"
+	StateSlotLost              State = "slot_lost"
+	StatePublicationMissing    State = "publication_missing"
+	StatePublicationIncomplete State = "publication_incomplete"
+	StateWrongServer           State = "wrong_server"
+	StateDecodePoison          State = "decode_poison"
+	StateMisconfigured         State = "misconfigured"
+	StateDraining              State = "draining"
+)
+
+// States lists them all.
+func States() []State {
+	return []State{StateStarting, StateStreaming, StateStandby, StateUnreachable, StateShuttingDown,
+		StateSlotMissing, StateSlotLost, StatePublicationMissing, StatePublicationIncomplete,
+		StateWrongServer, StateDecodePoison, StateMisconfigured, StateDraining}
+}
+
+// Classify names the state that an error of Connect, CreateSlot, Start or Run
+// leaves the stream in.
+//
+// Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+func Classify(err error) State {
+	switch {
+	case errors.Is(err, ErrSlotTaken):
+		return StateStandby
+	case errors.Is(err, ErrPublicationMissing):
+		return StatePublicationMissing
+	case errors.Is(err, ErrPublicationIncomplete):
+		return StatePublicationIncomplete
+	case errors.Is(err, ErrMalformed):
+		return StateDecodePoison
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return StateUnreachable
+	}
+	switch pg.Code {
+	case "55006":
+		return StateStandby
+	case "42704":
+		if strings.Contains(pg.Message, "publication") {
+			return StatePublicationMissing
+		}
+		return StateSlotMissing
+	case "55000":
+		if strings.Contains(pg.Message, "wal_level") {
+			return StateMisconfigured
+		}
+		return StateSlotLost
+	case "57P01", "57P02", "57P03":
+		return StateShuttingDown
+	case "XX000":
+		return StateDecodePoison
+	}
+	if strings.HasPrefix(pg.Code, "28") || strings.HasPrefix(pg.Code, "42") || pg.Code == "3D000" || pg.Code == "08P01" {
+		return StateMisconfigured
+	}
+	return StateUnreachable
+}
+
+// ServerGoesDown tells whether err says that PostgreSQL is shutting down. Then
+// the replication connection must be let go at once: nothing can be recorded
+// any more, and the server waits for us.
+func ServerGoesDown(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03")
+}

@@ -1,0 +1,89 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Execer runs statements and queries. A pgx connection, pool or transaction does.
+type Execer interface {
+	Queryer
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// Publication is what the slot's stream is filtered by: the outbox table,
+// inserts only, under the name of the partitioned root.
+type Publication struct {
+	Name   string
+	Schema string
+	Table  string
+}
+
+var (
+	// ErrPublicationMissing is returned when the publication does not exist.
+	ErrPublicationMissing = errors.New("publication is missing")
+	// ErrPublicationIncomplete is returned when the publication exists and does
+	// not publish the outbox as it must.
+	ErrPublicationIncomplete = errors.New("publication is incomplete")
+)
+
+// Ensure makes the publication when it does not exist, and else checks it.
+// created tells which. It never changes an existing publication: rows written
+// while it was wrong are not in the stream, and that must be seen, not papered
+// over.
+func (p Publication) Ensure(ctx context.Context, db Execer) (created bool, err error) {
+	err = p.Check(ctx, db)
+	if !errors.Is(err, ErrPublicationMissing) {
+		return false, err
+	}
+	sql := fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish = 'insert', publish_via_partition_root = true)",
+		pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize())
+	if _, err := db.Exec(ctx, sql); err != nil {
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "42710" { // another instance was faster
+			return false, p.Check(ctx, db)
+		}
+		return false, fmt.Errorf("create publication %s: %w", p.Name, err)
+	}
+	return true, nil
+}
+
+// Check compares the publication with what it must be.
+func (p Publication) Check(ctx context.Context, db Queryer) error {
+	const q = `
+SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate, p.pubviaroot,
+       EXISTS (SELECT FROM pg_publication_tables t
+                WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3
+                  AND t.rowfilter IS NULL)
+  FROM pg_publication p WHERE p.pubname = $1`
+	var all, inserts, others, viaRoot, member bool
+	err := db.QueryRow(ctx, q, p.Name, p.Schema, p.Table).Scan(&all, &inserts, &others, &viaRoot, &member)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("%w: %s; it should publish %s.%s, and rows written while it is missing are not in the stream",
+			ErrPublicationMissing, p.Name, p.Schema, p.Table)
+	}
+	if err != nil {
+		return fmt.Errorf("check publication %s: %w", p.Name, err)
+	}
+	var faults, repairs []string
+	if !member {
+		faults = append(faults, fmt.Sprintf("it lacks %s.%s (or filters its rows)", p.Schema, p.Table))
+		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s",
+			pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()))
+	}
+	if !inserts || !viaRoot || (others && !all) {
+		faults = append(faults, "it must publish inserts only, through the partition root")
+		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert', publish_via_partition_root = true)",
+			pgx.Identifier{p.Name}.Sanitize()))
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("%w: %s: %s; repair: %s", ErrPublicationIncomplete, p.Name,
+			strings.Join(faults, " and "), strings.Join(repairs, "; "))
+	}
+	return nil
+}

@@ -1,0 +1,397 @@
+package cdc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Limits of one batch: large enough to make the hand-over cheap, small enough
+// that what stands between the socket and the router stays in the hundreds of
+// kilobytes.
+const (
+	batchItems = 64
+	batchBytes = 256 << 10
+)
+
+// minStatusGap keeps a busy, foreign workload, whose every commit brings a
+// keepalive, from making us send as many status updates.
+const minStatusGap = 50 * time.Millisecond
+
+// writeTimeout bounds a status update: the server reads them at any time.
+const writeTimeout = 10 * time.Second
+
+// ErrSilent is returned when the server has not said a word, although asked,
+// for the silence timeout. A cut network shows no other sign.
+var ErrSilent = errors.New("nothing heard from the server")
+
+// StreamOptions are the knobs of a Stream.
+type StreamOptions struct {
+	Slot        string
+	Publication string
+	// StatusInterval is the longest time between two status updates. It is
+	// lowered to a third of the server's wal_sender_timeout.
+	StatusInterval time.Duration
+	// SilenceTimeout is how long nothing may arrive.
+	SilenceTimeout time.Duration
+}
+
+// Stream is a started replication stream.
+type Stream struct {
+	hijacked *pgconn.HijackedConn
+	opts     StreamOptions
+	interval time.Duration
+	decoder  *Decoder
+
+	confirmed atomic.Uint64 // what may be confirmed; only grows
+	received  atomic.Uint64 // highest end or keepalive position of this session; only grows
+	lastRead  atomic.Int64  // unix nanoseconds of the last byte from the server
+	nudged    atomic.Bool   // Confirm wants the loop to look
+
+	sent        LSN // flush position of the last status update
+	lastStatus  time.Time
+	statusCount atomic.Uint64
+}
+
+// Start begins to stream from start, or from the slot's own position when that
+// is later. The Conn is used up, unless an error comes back. It returns
+// ErrSlotTaken when another session has the slot.
+//
+// recorded is how far all is recorded, at most start: until Confirm raises it,
+// status updates carry it. The two differ when a connection is replaced while
+// what the old one brought is still on its way.
+func (c *Conn) Start(ctx context.Context, opts StreamOptions, start, recorded LSN) (*Stream, error) {
+	if recorded > start {
+		return nil, fmt.Errorf("start replication at %s: %s is recorded already", start, recorded)
+	}
+	if !slotName.MatchString(opts.Slot) {
+		return nil, fmt.Errorf("start replication: %q is no slot name", opts.Slot)
+	}
+	err := pglogrepl.StartReplication(ctx, c.pg, opts.Slot, start, pglogrepl.StartReplicationOptions{
+		Mode: pglogrepl.LogicalReplication,
+		PluginArgs: []string{
+			"proto_version '1'",
+			"publication_names " + quoteLiteral(pgQuoteIdent(opts.Publication)),
+			"messages 'true'",
+		},
+	})
+	if err != nil {
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "55006" {
+			return nil, fmt.Errorf("%w: %s", ErrSlotTaken, pg.Message)
+		}
+		return nil, fmt.Errorf("start replication from slot %s at %s: %w", opts.Slot, start, err)
+	}
+	hijacked, err := c.pg.Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("take over replication connection: %w", err)
+	}
+	s := &Stream{hijacked: hijacked, opts: opts, interval: opts.StatusInterval, decoder: NewDecoder()}
+	if s.interval <= 0 {
+		s.interval = 10 * time.Second
+	}
+	if t := c.senderTimeout / 3; t > 0 && t < s.interval {
+		s.interval = t
+	}
+	if s.opts.SilenceTimeout <= 0 {
+		s.opts.SilenceTimeout = 30 * time.Second
+	}
+	s.received.Store(uint64(start))
+	s.confirmed.Store(uint64(recorded))
+	s.lastRead.Store(time.Now().UnixNano())
+	return s, nil
+}
+
+func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+func pgQuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// Confirm allows the stream to tell the server that everything up to lsn is
+// recorded. A value below an earlier one changes nothing. A value above what
+// this session has received is refused: the server would believe it, and skip.
+// Safe for concurrent use.
+func (s *Stream) Confirm(lsn LSN) error {
+	if uint64(lsn) > s.received.Load() {
+		return fmt.Errorf("confirm %s: this session has received only up to %s", lsn, LSN(s.received.Load()))
+	}
+	for {
+		old := s.confirmed.Load()
+		if uint64(lsn) <= old {
+			return nil
+		}
+		if s.confirmed.CompareAndSwap(old, uint64(lsn)) {
+			break
+		}
+	}
+	// Wake a loop that waits in a read. It looks at the flag after it has set
+	// its own deadline, so one of the two is always seen.
+	s.nudged.Store(true)
+	_ = s.hijacked.Conn.SetReadDeadline(time.Unix(1, 0))
+	return nil
+}
+
+// Confirmed is the position that the next status update carries.
+func (s *Stream) Confirmed() LSN { return LSN(s.confirmed.Load()) }
+
+// Received is the highest position that this session may confirm.
+func (s *Stream) Received() LSN { return LSN(s.received.Load()) }
+
+// LastActivity is when the server was last heard.
+func (s *Stream) LastActivity() time.Time { return time.Unix(0, s.lastRead.Load()) }
+
+// StatusUpdates counts the status updates of this session.
+func (s *Stream) StatusUpdates() uint64 { return s.statusCount.Load() }
+
+// Run reads the stream and hands it on in batches until ctx ends or the
+// connection fails; it always returns a non-nil error, ctx's at a wanted end.
+// While out does not take a batch, Run goes on answering the server. A batch
+// belongs to its receiver.
+func (s *Stream) Run(ctx context.Context, out chan<- []Item) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.hijacked.Conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var batch []Item
+	size := 0
+	// The first status tells the server that somebody reads.
+	if err := s.sendStatus(true); err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// Hand on what there is before waiting for more.
+		if len(batch) > 0 && (s.hijacked.Frontend.ReadBufferLen() == 0 || len(batch) >= batchItems || size >= batchBytes) {
+			if err := s.handOver(ctx, out, batch); err != nil {
+				return err
+			}
+			batch, size = nil, 0
+		}
+		msg, err := s.receive(ctx)
+		if err != nil {
+			return err
+		}
+		if msg == nil {
+			continue // timer or nudge
+		}
+		item, ok, err := s.take(msg)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if batch == nil {
+			batch = make([]Item, 0, 8)
+		}
+		batch = append(batch, item)
+		for _, v := range item.Row.Values {
+			size += len(v.Data)
+		}
+		size += len(item.Content)
+	}
+}
+
+// handOver gives a batch to the reader, and answers the server while it waits.
+func (s *Stream) handOver(ctx context.Context, out chan<- []Item, batch []Item) error {
+	select {
+	case out <- batch:
+		return s.statusIfDue()
+	default:
+	}
+	tick := time.NewTicker(max(s.interval/4, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case out <- batch:
+			// We did not read meanwhile, so silence proves nothing.
+			s.lastRead.Store(time.Now().UnixNano())
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if err := s.statusIfDue(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// receive returns the next message, or nil when a timer ended the wait.
+func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
+	if s.hijacked.Frontend.ReadBufferLen() == 0 {
+		if err := s.statusIfDue(); err != nil {
+			return nil, err
+		}
+		wait := time.Until(s.lastStatus.Add(s.interval))
+		if s.Confirmed() > s.sent {
+			wait = min(wait, time.Until(s.lastStatus.Add(minStatusGap)))
+		}
+		_ = s.hijacked.Conn.SetReadDeadline(time.Now().Add(max(wait, time.Millisecond)))
+		if s.nudged.Swap(false) || ctx.Err() != nil {
+			return nil, nil
+		}
+	}
+	msg, err := s.hijacked.Frontend.Receive()
+	if err == nil {
+		s.lastRead.Store(time.Now().UnixNano())
+		return msg, nil
+	}
+	var nerr net.Error
+	if errors.As(err, &nerr) && nerr.Timeout() {
+		if quiet := time.Since(s.LastActivity()); quiet > s.opts.SilenceTimeout {
+			return nil, fmt.Errorf("%w for %s", ErrSilent, quiet.Round(time.Second))
+		}
+		return nil, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("read replication stream: %w", err)
+}
+
+// take turns a message of the connection into an Item.
+func (s *Stream) take(msg pgproto3.BackendMessage) (Item, bool, error) {
+	switch m := msg.(type) {
+	case *pgproto3.CopyData:
+		return s.takeData(m.Data)
+	case *pgproto3.ErrorResponse:
+		return Item{}, false, fmt.Errorf("replication stream ended: %w", pgconn.ErrorResponseToPgError(m))
+	case *pgproto3.NoticeResponse:
+		// PostgreSQL 18 skips the rows of a publication that it cannot load,
+		// and says so only here.
+		if m.Code == "55000" {
+			return Item{}, false, fmt.Errorf("%w: %s", ErrPublicationMissing, m.Message)
+		}
+		return Item{}, false, nil
+	case *pgproto3.CopyDone, *pgproto3.CommandComplete:
+		return Item{}, false, errors.New("replication stream ended: the server closed it")
+	case *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
+		return Item{}, false, nil
+	default:
+		return Item{}, false, fmt.Errorf("replication stream ended: unexpected message %T", msg)
+	}
+}
+
+func (s *Stream) takeData(data []byte) (Item, bool, error) {
+	if len(data) == 0 {
+		return Item{}, false, malformed("empty copy data")
+	}
+	switch data[0] {
+	case pglogrepl.XLogDataByteID:
+		if len(data) < 25 {
+			return Item{}, false, malformed("short WAL data")
+		}
+		item, ok, err := s.decoder.Decode(data[25:])
+		if err == nil && ok && item.Kind == ItemCommit {
+			s.raiseReceived(item.EndLSN)
+		}
+		return item, ok, err
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		if len(data) < 18 {
+			return Item{}, false, malformed("short keepalive")
+		}
+		pos := LSN(binary.BigEndian.Uint64(data[1:]))
+		if data[17] != 0 {
+			if err := s.sendStatus(false); err != nil {
+				return Item{}, false, err
+			}
+		}
+		if s.decoder.InTransaction() {
+			return Item{}, false, nil
+		}
+		s.raiseReceived(pos)
+		return Item{Kind: ItemKeepalive, EndLSN: pos}, true, nil
+	default:
+		return Item{}, false, nil // unknown to this version
+	}
+}
+
+func (s *Stream) raiseReceived(lsn LSN) {
+	if uint64(lsn) > s.received.Load() { // only this goroutine writes it
+		s.received.Store(uint64(lsn))
+	}
+}
+
+// statusIfDue sends a status update when the timer says so, or when there is
+// something new to confirm.
+func (s *Stream) statusIfDue() error {
+	since := time.Since(s.lastStatus)
+	switch {
+	case s.Confirmed() > s.sent && since >= minStatusGap:
+		return s.sendStatus(false)
+	case since >= s.interval:
+		// Ask for a reply: it tells life from silence.
+		return s.sendStatus(true)
+	}
+	return nil
+}
+
+// sendStatus tells the server how far everything is recorded. All three
+// positions are set, and all to the same: written, flushed and applied mean one
+// thing here, and a zero would be filled in by others' encoders.
+//
+// Source: https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-STANDBY-STATUS-UPDATE
+func (s *Stream) sendStatus(askReply bool) error {
+	lsn := s.Confirmed()
+	if uint64(lsn) > s.received.Load() || lsn < s.sent {
+		panic(fmt.Sprintf("status update at %s: sent %s, received %s", lsn, s.sent, LSN(s.received.Load())))
+	}
+	buf := make([]byte, 0, 5+34)
+	buf = append(buf, 'd')
+	buf = binary.BigEndian.AppendUint32(buf, 4+34)
+	buf = append(buf, pglogrepl.StandbyStatusUpdateByteID)
+	for range 3 {
+		buf = binary.BigEndian.AppendUint64(buf, uint64(lsn))
+	}
+	buf = binary.BigEndian.AppendUint64(buf, uint64(time.Since(pgEpoch).Microseconds())) //nolint:gosec // positive since 2000
+	if askReply {
+		buf = append(buf, 1)
+	} else {
+		buf = append(buf, 0)
+	}
+	_ = s.hijacked.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := s.hijacked.Conn.Write(buf); err != nil {
+		return fmt.Errorf("send status update: %w", err)
+	}
+	s.sent, s.lastStatus = lsn, time.Now()
+	s.statusCount.Add(1)
+	return nil
+}
+
+// Close ends the stream politely after Run has returned: a last status update,
+// the end of the copy, and a short wait for the server to have read both, so
+// that a clean stop repeats nothing. After a failure it just closes.
+func (s *Stream) Close(grace time.Duration) error {
+	defer func() { _ = s.hijacked.Conn.Close() }()
+	if grace <= 0 {
+		return nil
+	}
+	deadline := time.Now().Add(grace)
+	if err := s.sendStatus(false); err != nil {
+		return err
+	}
+	_ = s.hijacked.Conn.SetDeadline(deadline)
+	if _, err := s.hijacked.Conn.Write([]byte{'c', 0, 0, 0, 4}); err != nil {
+		return fmt.Errorf("end copy: %w", err)
+	}
+	for {
+		msg, err := s.hijacked.Frontend.Receive()
+		if err != nil {
+			return fmt.Errorf("wait for the end of the stream: %w", err)
+		}
+		switch msg.(type) {
+		case *pgproto3.ReadyForQuery, *pgproto3.CommandComplete:
+			_, _ = s.hijacked.Conn.Write([]byte{'X', 0, 0, 0, 4})
+			return nil
+		}
+	}
+}
