@@ -1,0 +1,149 @@
+package deliver
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+)
+
+// Ticket is an event's claim on the stream's watermark. Done is called once,
+// when everything about the event is about to be recorded.
+type Ticket interface{ Done() }
+
+// Flight is one event on its way, with its place in the stream. All deliveries
+// of the event share it, and its fields are read-only after Admit.
+type Flight struct {
+	EventID       uuid.UUID
+	TenantID      string
+	Type          string
+	AggregateType string
+	AggregateID   string
+	Key           uint64 // ordering key
+	CommitLSN     uint64 // begin of the commit record of its transaction
+	Index         int    // number of its row within the transaction
+	CommitTime    time.Time
+	Body          []byte // what receivers get, byte by byte
+	Ticket        Ticket // nil for an event that comes from the table
+
+	open int // deliveries that are not recorded; belongs to the Recorder after Admit
+}
+
+// Delivery is one event for one subscription.
+type Delivery struct {
+	id      uuid.UUID
+	flight  *Flight
+	ep      *Endpoint
+	lane    *lane
+	laneKey uint64
+	arrived time.Time
+
+	attempts   int
+	history    []byte // JSON array of failed attempts, nil for none
+	lastError  string
+	lastStatus int
+
+	durable bool // it has a row in relay.parked, or one is on its way there
+	onWire  bool
+
+	older, newer *Delivery // neighbours in the list of deliveries without a row
+	listed       bool
+}
+
+// deliveryID derives the id of a delivery: a version 7 UUID whose time is the
+// commit time and whose other bits are a hash of event, subscription and
+// transaction. So a delivery has the same id however often it is begun again,
+// ids sort by time, and an id tells its partition.
+func deliveryID(f *Flight, sub uuid.UUID) uuid.UUID {
+	var in [41]byte
+	copy(in[:16], f.EventID[:])
+	copy(in[16:32], sub[:])
+	binary.BigEndian.PutUint64(in[32:40], f.CommitLSN)
+	h1 := xxhash.Sum64(in[:40])
+	in[40] = 1
+	h2 := xxhash.Sum64(in[:])
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[0:8], uint64(f.CommitTime.UnixMilli())<<16|h2&0xffff) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(id[8:16], h1)
+	id[6] = id[6]&0x0f | 0x70
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+func newDelivery(f *Flight, ep *Endpoint, now time.Time) *Delivery {
+	d := &Delivery{id: deliveryID(f, ep.id), flight: f, ep: ep, arrived: now}
+	d.laneKey = laneKey(f, ep, d.id)
+	return d
+}
+
+// laneKey is the event's ordering key, or, for a subscription without order, a
+// key of the delivery's own.
+func laneKey(f *Flight, ep *Endpoint, id uuid.UUID) uint64 {
+	if ep.Subscription().Ordering == OrderingNone {
+		return binary.BigEndian.Uint64(id[8:])
+	}
+	return f.Key
+}
+
+// attemptRecord is one entry of a delivery's history.
+type attemptRecord struct {
+	N      int       `json:"n"`
+	At     time.Time `json:"at"`
+	Millis int64     `json:"duration_ms"`
+	Status int       `json:"status,omitempty"`
+	Reason Reason    `json:"reason"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+// failed notes a failed attempt.
+func (d *Delivery) failed(o Outcome, now time.Time) {
+	d.attempts++
+	d.lastStatus = o.StatusCode
+	d.lastError = string(o.Reason)
+	if o.Detail != "" {
+		d.lastError += ": " + o.Detail
+	}
+	entry, err := json.Marshal(attemptRecord{N: d.attempts, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),
+		Millis: o.Duration.Milliseconds(), Status: o.StatusCode, Reason: o.Reason, Detail: o.Detail})
+	if err != nil {
+		return // a struct of plain fields always marshals
+	}
+	if len(d.history) > 2 {
+		grown := append([]byte(nil), d.history[:len(d.history)-1]...) // ops keep the old one
+		d.history = append(append(append(grown, ','), entry...), ']')
+	} else {
+		d.history = append(append([]byte{'['}, entry...), ']')
+	}
+}
+
+// liveList holds the deliveries without a row, oldest first.
+type liveList struct{ oldest, newest *Delivery }
+
+func (l *liveList) add(d *Delivery) {
+	d.listed, d.older, d.newer = true, l.newest, nil
+	if l.newest != nil {
+		l.newest.newer = d
+	} else {
+		l.oldest = d
+	}
+	l.newest = d
+}
+
+func (l *liveList) remove(d *Delivery) {
+	if !d.listed {
+		return
+	}
+	if d.older != nil {
+		d.older.newer = d.newer
+	} else {
+		l.oldest = d.newer
+	}
+	if d.newer != nil {
+		d.newer.older = d.older
+	} else {
+		l.newest = d.older
+	}
+	d.listed, d.older, d.newer = false, nil, nil
+}

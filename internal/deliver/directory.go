@@ -1,0 +1,226 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/secret"
+)
+
+// Directory is the live set of subscriptions. Finding the matches of an event
+// costs the same with a hundred thousand subscriptions as with ten: one look-up
+// by tenant and one by event type. Safe for concurrent use.
+type Directory struct {
+	mu      sync.RWMutex
+	byID    map[uuid.UUID]*Endpoint
+	tenants map[string]*tenantIndex
+}
+
+// tenantIndex holds one tenant's endpoints by pattern, and the answers that were
+// already worked out.
+type tenantIndex struct {
+	byPattern map[string][]*Endpoint
+	memo      map[string][]*Endpoint // event type to matches; dropped at each change
+}
+
+// NewDirectory returns an empty Directory.
+func NewDirectory() *Directory {
+	return &Directory{byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
+}
+
+const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, active, disabled_reason, created_at, updated_at`
+
+// ScanSubscription reads a row of the columns that this package selects.
+func scanSubscription(row pgx.Row) (*Subscription, error) {
+	var s Subscription
+	var key string
+	err := row.Scan(&s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.Active,
+		&s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	s.Secret = secret.New(key)
+	return &s, err
+}
+
+// querier reads rows. A pgx connection, pool or transaction does.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Load reads all subscriptions and returns the endpoints that are new or
+// changed, and those that are gone.
+func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*Endpoint, err error) {
+	rows, err := db.Query(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions")
+	if err != nil {
+		return nil, nil, fmt.Errorf("load subscriptions: %w", err)
+	}
+	defer rows.Close()
+	seen := make(map[uuid.UUID]bool)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for rows.Next() {
+		s, err := scanSubscription(rows)
+		if err != nil {
+			return nil, nil, fmt.Errorf("load subscriptions: %w", err)
+		}
+		seen[s.ID] = true
+		if ep := d.put(s); ep != nil {
+			changed = append(changed, ep)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, nil, fmt.Errorf("load subscriptions: %w", err)
+	}
+	for id, ep := range d.byID {
+		if !seen[id] {
+			d.drop(ep)
+			removed = append(removed, ep)
+		}
+	}
+	return changed, removed, nil
+}
+
+// Refresh reads one subscription again.
+func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (changed, removed *Endpoint, err error) {
+	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if errors.Is(err, pgx.ErrNoRows) {
+		ep := d.byID[id]
+		if ep != nil {
+			d.drop(ep)
+		}
+		return nil, ep, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("load subscription %s: %w", id, err)
+	}
+	return d.put(s), nil, nil
+}
+
+// put adds or replaces a subscription; nil when nothing changed. The Endpoint,
+// with its lanes, stays the same over changes: deliveries on their way keep it.
+func (d *Directory) put(s *Subscription) *Endpoint {
+	ep := d.byID[s.ID]
+	if ep != nil && ep.Subscription().UpdatedAt.Equal(s.UpdatedAt) && ep.Subscription().Active == s.Active {
+		return nil
+	}
+	if ep == nil {
+		ep = newEndpoint(s)
+		d.byID[s.ID] = ep
+	} else {
+		d.unindex(ep)
+		ep.replace(s)
+	}
+	t := d.tenants[s.TenantID]
+	if t == nil {
+		t = &tenantIndex{byPattern: make(map[string][]*Endpoint)}
+		d.tenants[s.TenantID] = t
+	}
+	for _, p := range s.Events {
+		if !slices.Contains(t.byPattern[p], ep) {
+			t.byPattern[p] = append(t.byPattern[p], ep)
+		}
+	}
+	t.memo = nil
+	return ep
+}
+
+func (d *Directory) drop(ep *Endpoint) {
+	d.unindex(ep)
+	delete(d.byID, ep.id)
+}
+
+func (d *Directory) unindex(ep *Endpoint) {
+	sub := ep.Subscription()
+	t := d.tenants[sub.TenantID]
+	for _, p := range sub.Events {
+		list := slices.DeleteFunc(slices.Clone(t.byPattern[p]), func(e *Endpoint) bool { return e == ep })
+		if len(list) == 0 {
+			delete(t.byPattern, p)
+		} else {
+			t.byPattern[p] = list
+		}
+	}
+	t.memo = nil
+	if len(t.byPattern) == 0 {
+		delete(d.tenants, sub.TenantID)
+	}
+}
+
+// maxMemo bounds the answers that are kept for a tenant. Event types come from
+// the catalog, so it is never reached in practice.
+const maxMemo = 1024
+
+// Match returns the endpoints of a tenant whose patterns cover an event type,
+// each once, disabled ones too: their deliveries are parked. The slice is
+// shared and must not be changed.
+func (d *Directory) Match(tenant, eventType string) []*Endpoint {
+	d.mu.RLock()
+	t := d.tenants[tenant]
+	if t == nil {
+		d.mu.RUnlock()
+		return nil
+	}
+	found, ok := t.memo[eventType]
+	d.mu.RUnlock()
+	if ok {
+		return found
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t.memo == nil || len(t.memo) >= maxMemo {
+		t.memo = make(map[string][]*Endpoint)
+	}
+	seen := make(map[*Endpoint]bool)
+	add := func(pattern string) {
+		for _, ep := range t.byPattern[pattern] {
+			if !seen[ep] {
+				seen[ep] = true
+				found = append(found, ep)
+			}
+		}
+	}
+	add("*")
+	for i, c := range eventType {
+		if c == '.' && i+1 < len(eventType) {
+			add(eventType[:i+1] + "*")
+		}
+	}
+	if !strings.HasSuffix(eventType, "*") {
+		add(eventType)
+	}
+	t.memo[eventType] = found
+	return found
+}
+
+// Get returns the endpoint of a subscription, nil when there is none.
+func (d *Directory) Get(id uuid.UUID) *Endpoint {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.byID[id]
+}
+
+// All returns the endpoints of all subscriptions.
+func (d *Directory) All() []*Endpoint {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	out := make([]*Endpoint, 0, len(d.byID))
+	for _, ep := range d.byID {
+		out = append(out, ep)
+	}
+	return out
+}
+
+// Len is the number of subscriptions.
+func (d *Directory) Len() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return len(d.byID)
+}

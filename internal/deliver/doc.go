@@ -1,0 +1,46 @@
+// Package deliver brings each event to each matching endpoint and settles it.
+//
+// # One event's way
+//
+// The router hands a [Flight] (an event, rendered, with its place in the
+// stream) to [Dispatcher.Admit] together with the endpoints that match. Each
+// pair is a [Delivery]. It is attempted at once from memory; what cannot be is
+// parked: a row in relay.parked, in commit order within its lane.
+//
+// # Lanes
+//
+// A lane is one ordering key of one subscription. At most one delivery of a
+// lane is on the wire, and none starts before the one ahead of it was delivered
+// or went dead. While a lane has rows in the table, everything that comes for it
+// goes behind them. A subscription with ordering "none" gives each delivery a
+// lane of its own.
+//
+// # When a delivery is parked
+//
+//   - its attempt failed and another is due later;
+//   - it has not ended [Options.HandoverAfter] after it arrived. An attempt on
+//     the wire goes on; the row makes it durable meanwhile;
+//   - an earlier delivery of its lane is parked;
+//   - its endpoint is disabled, or hangs;
+//   - the window, by events or by bytes, stays full.
+//
+// So nothing is in memory for longer than HandoverAfter, and the stream's
+// watermark follows within that and one recording interval whatever the
+// endpoints do.
+//
+// # Recording
+//
+// Outcomes, parked rows and progress are written by one goroutine, the
+// [Recorder], in one transaction a batch, under the leader's epoch. A ticket is
+// done when all deliveries of its event are in a batch, and the position that
+// the tickets reach is written with the batch and confirmed after its commit.
+// When the database is away the Recorder tries the same batch again until it
+// gets through; admission stops meanwhile at the Recorder's high mark.
+//
+// # After a crash
+//
+// What was recorded is not sent again: the stream begins at the recorded
+// position, and relay.settled names what was recorded above it. What was on the
+// wire, or delivered and not yet recorded, is sent again with the same
+// webhook-id and the same body.
+package deliver

@@ -1,0 +1,109 @@
+package deliver
+
+import (
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/signature"
+)
+
+// Endpoint is one subscription at work: how to reach it, and its lanes. It stays
+// the same object while its subscription changes, so that deliveries on their
+// way keep their place.
+type Endpoint struct {
+	id    uuid.UUID
+	spec  atomic.Pointer[endpointSpec]
+	lanes laneSet // guarded by Dispatcher.mu
+}
+
+// endpointSpec is what a change of the subscription replaces in one step.
+type endpointSpec struct {
+	sub    *Subscription
+	url    *url.URL
+	signer *signature.Signer
+	fault  string // why no attempt can be made, empty when one can
+}
+
+func newEndpoint(s *Subscription) *Endpoint {
+	ep := &Endpoint{id: s.ID, lanes: newLaneSet()}
+	ep.replace(s)
+	return ep
+}
+
+func (ep *Endpoint) replace(s *Subscription) {
+	spec := &endpointSpec{sub: s}
+	var err error
+	if spec.url, err = url.Parse(s.URL); err != nil || spec.url.Host == "" {
+		spec.fault = "the URL of the subscription cannot be read"
+	} else if spec.signer, err = signature.NewSigner(s.Secret.Reveal()); err != nil {
+		spec.fault = "the secret of the subscription cannot be used"
+	}
+	ep.spec.Store(spec)
+}
+
+// Subscription returns the subscription as it was last read.
+func (ep *Endpoint) Subscription() *Subscription { return ep.spec.Load().sub }
+
+// laneSet is what is in memory for one endpoint.
+type laneSet struct {
+	lanes map[uint64]*lane // lanes with deliveries in memory
+	// parked counts the rows of relay.parked by lane, those included that are
+	// loaded. It is exact: rows are counted when it is decided to write or to
+	// delete them.
+	parked   map[uint64]int32
+	total    int // sum of parked
+	unsettle map[uint64]unwritten
+	ready    []*lane // lanes whose head may start, oldest first
+	inRing   bool    // stands in Dispatcher.ring
+	inflight int
+	loaded   int // deliveries in memory that have a row
+	live     int // deliveries in memory that have none
+	hangs    bool
+	failures int       // failed attempts in a row
+	lastEnd  time.Time // when an attempt last ended
+	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
+	disabled bool
+	removed  bool
+}
+
+// unwritten is what the Recorder still has to write for a lane. Its rows are
+// not loaded meanwhile, because they may be stale.
+type unwritten struct {
+	ops    int32
+	missed bool // the loader has passed the lane over; it must look again
+}
+
+func newLaneSet() laneSet {
+	return laneSet{lanes: make(map[uint64]*lane), parked: make(map[uint64]int32), unsettle: make(map[uint64]unwritten)}
+}
+
+// lane is the order of one key to one subscription: queue[0] is the only
+// delivery of it that may be on the wire. A lane lives in memory only while it
+// has deliveries there.
+type lane struct {
+	ep    *Endpoint
+	key   uint64
+	queue []*Delivery
+}
+
+func (l *lane) head() *Delivery { return l.queue[0] }
+
+func (l *lane) pop() {
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+}
+
+func (s *laneSet) addParked(key uint64) {
+	s.parked[key]++
+	s.total++
+}
+
+func (s *laneSet) dropParked(key uint64) {
+	s.total--
+	if s.parked[key]--; s.parked[key] <= 0 {
+		delete(s.parked, key)
+	}
+}

@@ -1,0 +1,264 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// maxEndpointsAtOnce bounds one query of the loader.
+const maxEndpointsAtOnce = 64
+
+// Restore learns which lanes have rows in the table. It is called once, before
+// anything is admitted.
+func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error {
+	// A crash may have come between the delivery of a lane's head and the promotion
+	// of the row behind it.
+	if _, err := db.Exec(ctx, sqlHeal); err != nil {
+		return fmt.Errorf("heal parked lanes: %w", err)
+	}
+	rows, err := db.Query(ctx, sqlLanes)
+	if err != nil {
+		return fmt.Errorf("load parked lanes: %w", err)
+	}
+	defer rows.Close()
+	orphans := make(map[uuid.UUID]bool)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for rows.Next() {
+		var id uuid.UUID
+		var lane int64
+		var n int32
+		var due *time.Time
+		if err := rows.Scan(&id, &lane, &n, &due); err != nil {
+			return fmt.Errorf("load parked lanes: %w", err)
+		}
+		ep := dir.Get(id)
+		if ep == nil {
+			orphans[id] = true
+			continue
+		}
+		s := &ep.lanes
+		s.parked[uint64(lane)] += n //nolint:gosec // bits
+		s.total += int(n)
+		if due != nil {
+			p.dueAt(ep, *due)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("load parked lanes: %w", err)
+	}
+	for _, ep := range dir.All() {
+		ep.lanes.disabled = !ep.Subscription().Active
+	}
+	for id := range orphans { // removed while no relay ran
+		p.submit(op{kind: opCancel, ep: &Endpoint{id: id, lanes: newLaneSet()}})
+	}
+	return nil
+}
+
+// minLoadGap keeps a stream of short retries from becoming a stream of queries.
+const minLoadGap = 5 * time.Millisecond
+
+// RunLoader brings parked deliveries back into memory when they are due and
+// there is room for them at their endpoint. It returns when ctx ends.
+func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, 5*time.Second
+	for {
+		want, wait := p.wanted(time.Now())
+		if len(want.eps) > 0 {
+			wait = minLoadGap
+			if err := p.loadParked(ctx, db, want); err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				p.again(want)
+				p.rec.opts.OnError(fmt.Errorf("load parked deliveries: %w", err))
+				wait = retry.NextBackOff()
+			} else {
+				retry.Reset()
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(wait):
+			}
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-p.load:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// wish is what the loader asks the table for.
+type wish struct {
+	eps   []*Endpoint
+	ids   [][16]byte
+	lanes []int32 // so many lanes of each
+	skip  []int64 // lanes that are in memory, or whose rows are being written
+	now   time.Time
+}
+
+// wanted picks endpoints with due rows and room, and tells how long nothing will
+// be due when there is none.
+func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := wish{now: now}
+	wait := time.Minute
+	budget := maxLoaded - p.loaded
+	for ep := range p.backlog {
+		s := &ep.lanes
+		if s.total == 0 || s.removed {
+			delete(p.backlog, ep)
+			continue
+		}
+		if s.disabled || s.nextDue.IsZero() || p.stopping {
+			continue
+		}
+		if d := s.nextDue.Sub(now); d > 0 {
+			wait = min(wait, d)
+			continue
+		}
+		room := min(2*p.concurrency(s)-len(s.lanes), budget)
+		if room <= 0 {
+			continue // finish looks again
+		}
+		if len(w.eps) == maxEndpointsAtOnce {
+			wait = 0
+			break
+		}
+		budget -= room
+		s.nextDue = time.Time{}
+		w.eps = append(w.eps, ep)
+		w.ids = append(w.ids, ep.id)
+		w.lanes = append(w.lanes, int32(room)) //nolint:gosec // small
+		for key := range s.lanes {
+			w.skip = append(w.skip, int64(key)) //nolint:gosec // bits
+		}
+		for key, u := range s.unsettle {
+			u.missed = true
+			s.unsettle[key] = u
+			w.skip = append(w.skip, int64(key)) //nolint:gosec // bits
+		}
+	}
+	return w, wait
+}
+
+// again puts back what could not be loaded.
+func (p *Dispatcher) again(w wish) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ep := range w.eps {
+		p.dueAt(ep, w.now)
+	}
+}
+
+func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if w.skip == nil {
+		w.skip = []int64{}
+	}
+	byID := make(map[uuid.UUID]*Endpoint, len(w.eps))
+	for _, ep := range w.eps {
+		byID[ep.id] = ep
+	}
+	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, w.skip, maxFollower)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var loaded []*Delivery
+	for rows.Next() {
+		var sub uuid.UUID
+		var lane int64
+		var lsn, history string
+		d := &Delivery{flight: &Flight{}, durable: true}
+		f := d.flight
+		if err := rows.Scan(&sub, &lane, &lsn, &f.Index, &f.EventID, &d.id, &d.attempts, &d.lastError,
+			&d.lastStatus, &history, &f.CommitTime, &f.TenantID, &f.Type, &f.AggregateType, &f.AggregateID,
+			&f.Body); err != nil {
+			return err
+		}
+		commit, err := pglogrepl.ParseLSN(lsn)
+		if err != nil {
+			return err
+		}
+		d.ep, d.laneKey, f.CommitLSN = byID[sub], uint64(lane), uint64(commit) //nolint:gosec // bits
+		if history != "" {
+			d.history = []byte(history)
+		}
+		loaded = append(loaded, d)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	due := make(map[uuid.UUID]*time.Time, len(w.eps))
+	next, err := db.Query(ctx, sqlDue, w.ids, w.now)
+	if err != nil {
+		return err
+	}
+	defer next.Close()
+	for next.Next() {
+		var id uuid.UUID
+		var at *time.Time
+		if err := next.Scan(&id, &at); err != nil {
+			return err
+		}
+		due[id] = at
+	}
+	if err := next.Err(); err != nil {
+		return err
+	}
+	p.take(w, loaded, due)
+	return nil
+}
+
+// take puts loaded deliveries into their lanes.
+func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[uuid.UUID]*time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	lanes := make(map[*Endpoint]int32)
+	var lane *lane
+	for i, d := range loaded {
+		s := &d.ep.lanes
+		first := i == 0 || loaded[i-1].ep != d.ep || loaded[i-1].laneKey != d.laneKey
+		if first {
+			lanes[d.ep]++
+			lane = nil
+		}
+		// Its endpoint may have changed meanwhile.
+		if s.removed || s.disabled || p.stopping || s.parked[d.laneKey] == 0 || (first && s.lanes[d.laneKey] != nil) ||
+			(!first && (lane == nil || s.lanes[d.laneKey] != lane)) {
+			continue
+		}
+		d.arrived = now
+		s.loaded++
+		p.loaded++
+		p.join(d)
+		lane = d.lane
+	}
+	for i, ep := range w.eps {
+		if lanes[ep] >= w.lanes[i] {
+			p.dueAt(ep, w.now) // there may be more
+		} else if at := due[ep.id]; at != nil {
+			p.dueAt(ep, *at)
+		}
+	}
+	p.start()
+}

@@ -1,0 +1,140 @@
+package deliver
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the counters of delivery. The tenant label is capped: the first
+// tenants keep their names, the rest share one.
+type Metrics struct {
+	deliveries *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	retries    *prometheus.CounterVec
+	latency    prometheus.Histogram
+	suppressed *prometheus.CounterVec
+	quarantine *prometheus.CounterVec
+	events     prometheus.Counter
+	unmatched  prometheus.Counter
+	batches    prometheus.Counter
+	outcomes   prometheus.Counter
+
+	mu      sync.RWMutex
+	cap     int
+	tenants map[string]string
+}
+
+// otherTenant stands for all tenants above the cap.
+const otherTenant = "other"
+
+// NewMetrics registers the metrics. tenants is how many tenants appear by name;
+// 0 leaves the label empty.
+func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
+	fine := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30}
+	m := &Metrics{
+		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "webhook_deliveries_total",
+			Help: "Deliveries that ended, by how."}, []string{"event", "status", "tenant_id"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "webhook_delivery_duration_seconds",
+			Help: "Duration of one attempt.", Buckets: fine}, []string{"event", "tenant_id"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "webhook_retries_total",
+			Help: "Failed attempts that will be tried again."}, []string{"event", "reason", "tenant_id"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "relay_commit_to_delivered_seconds",
+			Help:    "Time from the commit of a row to the endpoint's answer that took it.",
+			Buckets: append([]float64{.0005}, append(fine, 60, 300, 1800, 7200, 86400)...)}),
+		suppressed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_events_suppressed_total",
+			Help: "Valid rows that say nothing, such as an update without changes."}, []string{"event"}),
+		quarantine: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_quarantined_total",
+			Help: "Rows that could not become events."}, []string{"reason"}),
+		events: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_events_total",
+			Help: "Rows that became events."}),
+		unmatched: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_events_unmatched_total",
+			Help: "Events that no subscription of their tenant matches."}),
+		batches: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_record_batches_total",
+			Help: "Recording batches that were committed."}),
+		outcomes: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_recorded_total",
+			Help: "Outcomes, parked rows and other records that were committed."}),
+		cap: tenants, tenants: make(map[string]string),
+	}
+	reg.MustRegister(m.deliveries, m.duration, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
+		m.unmatched, m.batches, m.outcomes)
+	return m
+}
+
+// SetTenantCap changes how many tenants appear by name; those that already do
+// keep theirs.
+func (m *Metrics) SetTenantCap(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cap = n
+	for t, label := range m.tenants {
+		if label != t {
+			delete(m.tenants, t)
+		}
+	}
+}
+
+// maxKnownTenants bounds the names that are remembered as "other".
+const maxKnownTenants = 10000
+
+func (m *Metrics) tenant(t string) string {
+	m.mu.RLock()
+	label, ok := m.tenants[t]
+	limit := m.cap
+	m.mu.RUnlock()
+	switch {
+	case limit == 0:
+		return ""
+	case ok:
+		return label
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if label, ok = m.tenants[t]; ok {
+		return label
+	}
+	label = otherTenant
+	if len(m.tenants) < m.cap {
+		label = t
+	}
+	if len(m.tenants) < maxKnownTenants {
+		m.tenants[t] = label
+	}
+	return label
+}
+
+func (m *Metrics) attempt(f *Flight, o Outcome) {
+	m.duration.WithLabelValues(f.Type, m.tenant(f.TenantID)).Observe(o.Duration.Seconds())
+}
+
+func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
+	label := map[Status]string{StatusDelivered: "delivered", StatusDead: "dead", StatusCancelled: "cancelled"}[s]
+	m.deliveries.WithLabelValues(f.Type, label, m.tenant(f.TenantID)).Inc()
+	if s == StatusDelivered {
+		m.latency.Observe(max(now.Sub(f.CommitTime).Seconds(), 0))
+	}
+}
+
+func (m *Metrics) retry(f *Flight, r Reason) {
+	m.retries.WithLabelValues(f.Type, string(r), m.tenant(f.TenantID)).Inc()
+}
+
+func (m *Metrics) batch(n int) {
+	m.batches.Inc()
+	m.outcomes.Add(float64(n))
+}
+
+// Event counts a row that became an event; matched tells whether anybody wants it.
+func (m *Metrics) Event(matched bool) {
+	m.events.Inc()
+	if !matched {
+		m.unmatched.Inc()
+	}
+}
+
+// Suppressed counts a row that says nothing.
+func (m *Metrics) Suppressed(eventType string) { m.suppressed.WithLabelValues(eventType).Inc() }
+
+// Quarantined counts a row that could not become an event.
+func (m *Metrics) Quarantined(reason string) { m.quarantine.WithLabelValues(reason).Inc() }

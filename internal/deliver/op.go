@@ -1,0 +1,73 @@
+package deliver
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// opKind says what the Recorder is to write.
+type opKind uint8
+
+const (
+	opPark       opKind = iota + 1 // a new row in relay.parked
+	opUpdate                       // another attempt of a parked row is due at next
+	opEnded                        // a delivery has ended; deletes: its parked row goes
+	opPromote                      // the first row of a lane becomes due
+	opDisable                      // the subscription is disabled for the reason in text
+	opCancel                       // the subscription is gone: cancel its rows
+	opQuarantine                   // a row that could not become an event
+	opKick                         // somebody wants a waiting delivery tried now
+	opRevive                       // somebody wants a dead delivery tried again
+	opForget                       // a request is carried out, or a quarantined row is settled
+)
+
+// op is one thing for the Recorder to write. It holds copies of what changes in
+// a Delivery, which goes on meanwhile.
+type op struct {
+	kind       opKind
+	d          *Delivery
+	ep         *Endpoint
+	lane       uint64
+	next       time.Time // zero: waits behind others of its lane
+	status     Status
+	at         time.Time
+	took       time.Duration
+	attempts   int
+	history    []byte
+	lastError  string
+	httpStatus int
+	settles    bool // it is the first record of a delivery from the stream
+	deletes    bool
+	text       string
+	quarantine *QuarantineEntry
+	id         uuid.UUID // delivery, for opKick and opRevive
+	forget     forget
+}
+
+// touchesTable tells whether rows of the op's lane must not be loaded until it
+// is committed: they may be stale.
+func (o *op) touchesTable() bool {
+	switch o.kind {
+	case opPark, opUpdate, opPromote, opRevive:
+		return true
+	}
+	return o.deletes
+}
+
+// forget names rows of relay.requests and relay.quarantine to delete; 0: none.
+type forget struct{ request, quarantine int64 }
+
+// QuarantineEntry is a row of the outbox that could not become an event.
+type QuarantineEntry struct {
+	CommitLSN  uint64
+	Index      int
+	CommitTime time.Time
+	Reason     string
+	Detail     string
+	EventID    string
+	TenantID   string
+	EventType  string
+	Raw        []byte // the whole row, encoded without loss
+	Ticket     Ticket
+}

@@ -1,0 +1,36 @@
+package deliver
+
+import "embed"
+
+// queryFiles holds every statement that this package runs on relay's tables.
+//
+//go:embed queries/*.sql
+var queryFiles embed.FS
+
+func query(name string) string {
+	b, err := queryFiles.ReadFile("queries/" + name + ".sql")
+	if err != nil {
+		panic(err) // the file is embedded
+	}
+	return string(b)
+}
+
+var (
+	sqlPark        = query("park")
+	sqlBodies      = query("bodies")
+	sqlUpdate      = query("update")
+	sqlDelete      = query("delete")
+	sqlEnded       = query("ended")
+	sqlPromote     = query("promote")
+	sqlCancel      = query("cancel")
+	sqlRevive      = query("revive")
+	sqlKick        = query("kick")
+	sqlQuarantine  = query("quarantine")
+	sqlAdvance     = query("advance")
+	sqlDisable     = query("disable")
+	sqlSweepBodies = query("sweep_bodies")
+	sqlLanes       = query("lanes")
+	sqlHeal        = query("heal")
+	sqlLoad        = query("load")
+	sqlDue         = query("due")
+)

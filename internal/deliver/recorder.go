@@ -1,0 +1,337 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Position is how far the stream is recorded: all transactions that end at or
+// below End, and the first Rows rows of the one whose commit begins at Partial.
+type Position struct {
+	End, Partial uint64
+	Rows         int
+}
+
+func (p Position) covers(commit uint64, index int) bool {
+	return commit < p.End || (commit == p.Partial && index < p.Rows)
+}
+
+// Progress is the stream's side of recording.
+type Progress interface {
+	// Position returns how far the tickets that are done reach.
+	Position() Position
+	// Recorded is called when everything up to the position is committed; then,
+	// and only then, it may be confirmed to the server.
+	Recorded(Position)
+}
+
+// ErrSuperseded is returned when another relay has taken over the slot.
+var ErrSuperseded = errors.New("another relay has taken over")
+
+// LogPolicy says which ended deliveries are kept in relay.deliveries. Dead ones
+// always are.
+type LogPolicy string
+
+// The policies.
+const (
+	LogAll      LogPolicy = "all"
+	LogFailures LogPolicy = "failures" // what needed more than one attempt, or was cancelled
+	LogNone     LogPolicy = "none"
+)
+
+// RecorderOptions are the knobs of recording.
+type RecorderOptions struct {
+	Slot             string
+	Epoch            int64
+	Interval         time.Duration // longest time that an outcome waits
+	Batch            int           // so many outcomes are written at once
+	Log              LogPolicy
+	LogRetention     time.Duration // dead letters keep their body so long
+	ProgressInterval time.Duration // progress without outcomes is written so often
+	// OnError is told of each failed try.
+	OnError func(error)
+}
+
+// maxBatch bounds a batch after a stall, and highMark is where admission waits.
+const (
+	maxBatch = 2000
+	highMark = 20000
+)
+
+// Recorder writes outcomes, parked rows and progress, in batches, each in one
+// transaction under the leader's epoch. Nothing is confirmed before it is
+// committed, and a batch that fails is tried again until it gets through.
+type Recorder struct {
+	opts     RecorderOptions
+	db       Pool
+	progress Progress
+	metrics  *Metrics
+	log      *slog.Logger
+	onCommit func([]op)
+
+	mu    sync.Mutex
+	ops   []op
+	first time.Time     // when the oldest op came
+	room  chan struct{} // closed and replaced when ops fall below the mark
+	busy  bool          // a batch is being written
+
+	wake chan struct{}
+	stop chan struct{}
+	once sync.Once
+
+	// The rest belongs to Run.
+	written   Position
+	writtenAt time.Time
+	untrimmed bool
+	trimmedAt time.Time
+	sweepDue  bool
+	sweptAt   time.Time
+}
+
+// Pool is the part of a connection pool that this package uses.
+type Pool interface {
+	querier
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// NewRecorder returns a Recorder that begins at the recorded position.
+func NewRecorder(opts RecorderOptions, db Pool, pr Progress, m *Metrics, log *slog.Logger) *Recorder {
+	now := time.Now()
+	return &Recorder{opts: opts, db: db, progress: pr, metrics: m, log: log, onCommit: func([]op) {},
+		room: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		written: pr.Position(), writtenAt: now, trimmedAt: now, sweptAt: now, untrimmed: true, sweepDue: true}
+}
+
+func (r *Recorder) add(o op) {
+	r.mu.Lock()
+	r.ops = append(r.ops, o)
+	n := len(r.ops)
+	if n == 1 {
+		r.first = time.Now()
+	}
+	r.mu.Unlock()
+	if n == 1 || n == r.opts.Batch {
+		poke(r.wake)
+	}
+}
+
+// wait blocks while too much waits to be written, because the database is slow
+// or away.
+func (r *Recorder) wait(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		if len(r.ops) < highMark {
+			r.mu.Unlock()
+			return nil
+		}
+		room := r.room
+		r.mu.Unlock()
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Nudge tells the Recorder that the position may have moved without an outcome.
+func (r *Recorder) Nudge() { poke(r.wake) }
+
+// Quarantine keeps a row that could not become an event.
+func (r *Recorder) Quarantine(e *QuarantineEntry) {
+	r.add(op{kind: opQuarantine, quarantine: e})
+}
+
+// Stop lets Run write what is left and return.
+func (r *Recorder) Stop() { r.once.Do(func() { close(r.stop) }) }
+
+// Run writes batches until Stop, then writes the rest and returns nil. It
+// returns ErrSuperseded when the epoch is over, and ctx's error when ctx ends.
+func (r *Recorder) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	stopping := false
+	for {
+		batch, wait := r.take(stopping)
+		switch {
+		case len(batch) > 0:
+			if err := r.write(ctx, batch); err != nil {
+				return err
+			}
+			continue
+		case stopping:
+			return r.settle(ctx, true)
+		}
+		if err := r.settle(ctx, false); err != nil {
+			return err
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.stop:
+			stopping = true
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// take returns the ops that are to be written now, or how long to wait.
+func (r *Recorder) take(all bool) ([]op, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.ops)
+	r.busy = false
+	if n == 0 {
+		return nil, time.Second
+	}
+	if age := time.Since(r.first); !all && n < r.opts.Batch && age < r.opts.Interval {
+		return nil, r.opts.Interval - age
+	}
+	n = min(n, maxBatch)
+	batch := r.ops[:n:n]
+	r.busy = true
+	if n == len(r.ops) {
+		r.ops = nil
+	} else {
+		r.ops = r.ops[n:]
+	}
+	if len(r.ops) < highMark {
+		close(r.room)
+		r.room = make(chan struct{})
+	}
+	return batch, 0
+}
+
+// settle handles what has no outcome: positions without rows are confirmed at
+// once, and written from time to time. A write for each keepalive would make
+// WAL, which makes a keepalive.
+func (r *Recorder) settle(ctx context.Context, last bool) error {
+	if r.pending() {
+		return nil // the position must not be confirmed before its outcomes are written
+	}
+	pos := r.progress.Position()
+	due := time.Since(r.writtenAt) >= r.opts.ProgressInterval
+	if pos != r.written && (due || last) {
+		if err := r.commit(ctx, &pgx.Batch{}, pos, nil, 0); err != nil {
+			return err
+		}
+	}
+	r.progress.Recorded(pos)
+	if r.sweepDue && time.Since(r.sweptAt) > time.Minute {
+		r.sweptAt, r.sweepDue = time.Now(), false
+		if _, err := r.db.Exec(ctx, sqlSweepBodies); err != nil {
+			r.sweepDue = true
+			r.opts.OnError(fmt.Errorf("sweep bodies: %w", err))
+		}
+	}
+	return nil
+}
+
+// pending tells whether there are ops. A ticket is marked done only by the
+// Recorder or for an event without deliveries, so with no ops all that the
+// position covers is committed.
+func (r *Recorder) pending() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.ops) > 0
+}
+
+// Idle tells whether everything that was given to the Recorder is committed.
+func (r *Recorder) Idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.ops) == 0 && !r.busy
+}
+
+// write records one batch.
+func (r *Recorder) write(ctx context.Context, batch []op) error {
+	for i := range batch {
+		o := &batch[i]
+		switch {
+		case o.kind == opQuarantine && o.quarantine.Ticket != nil:
+			o.quarantine.Ticket.Done()
+		case o.settles:
+			f := o.d.flight
+			if f.open--; f.open == 0 && f.Ticket != nil {
+				f.Ticket.Done()
+			}
+		}
+	}
+	pos := r.progress.Position()
+	var entries []byte
+	var highest uint64
+	for i := range batch {
+		if o := &batch[i]; o.settles && !pos.covers(o.d.flight.CommitLSN, o.d.flight.Index) {
+			f := o.d.flight
+			entries = appendSettled(entries, settledKey{commit: f.CommitLSN, event: f.EventID, sub: o.ep.id})
+			highest = max(highest, f.CommitLSN)
+		}
+	}
+	b := &pgx.Batch{}
+	w := writer{opts: &r.opts, batch: b}
+	w.queue(batch)
+	r.sweepDue = r.sweepDue || w.freesBodies
+	if err := r.commit(ctx, b, pos, entries, highest); err != nil {
+		return err
+	}
+	r.progress.Recorded(pos)
+	r.metrics.batch(len(batch))
+	r.onCommit(batch)
+	return nil
+}
+
+// commit runs the statements and the move of progress in one transaction: a
+// batch without transaction commands is one, between two Syncs of the protocol.
+// It tries until it gets through.
+//
+// Source: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY
+func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entries []byte, highest uint64) error {
+	trim := r.untrimmed && time.Since(r.trimmedAt) > 5*time.Second
+	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, lsnText(pos.End), lsnText(pos.Partial), pos.Rows,
+		entries, lsnText(highest), trim)
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second
+	for {
+		err := r.try(ctx, b)
+		if err == nil {
+			break
+		}
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "RL001" {
+			return fmt.Errorf("%w: %s", ErrSuperseded, pg.Message)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.opts.OnError(fmt.Errorf("record %d statements: %w", b.Len(), err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retry.NextBackOff()):
+		}
+	}
+	now := time.Now()
+	r.written, r.writtenAt = pos, now
+	if trim {
+		r.untrimmed, r.trimmedAt = false, now
+	}
+	r.untrimmed = r.untrimmed || entries != nil
+	return nil
+}
+
+func (r *Recorder) try(ctx context.Context, b *pgx.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return r.db.SendBatch(ctx, b).Close()
+}

@@ -1,0 +1,81 @@
+package deliver
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// settledKey names a delivery that was recorded above the recorded position.
+type settledKey struct {
+	commit uint64
+	event  uuid.UUID
+	sub    uuid.UUID
+}
+
+const settledSize = 8 + 16 + 16
+
+func appendSettled(b []byte, k settledKey) []byte {
+	b = binary.BigEndian.AppendUint64(b, k.commit)
+	b = append(b, k.event[:]...)
+	return append(b, k.sub[:]...)
+}
+
+// Settled is what an earlier leader recorded above the position at which this
+// one begins. It empties itself once the stream is past it.
+type Settled struct {
+	mu   sync.Mutex
+	keys map[settledKey]struct{}
+	max  uint64
+}
+
+// LoadSettled reads relay.settled.
+func LoadSettled(ctx context.Context, db querier, slot string) (*Settled, error) {
+	s := &Settled{keys: make(map[settledKey]struct{})}
+	rows, err := db.Query(ctx, "SELECT entries FROM relay.settled WHERE slot = $1", slot)
+	if err != nil {
+		return nil, fmt.Errorf("load settled deliveries: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var b []byte
+		if err := rows.Scan(&b); err != nil {
+			return nil, fmt.Errorf("load settled deliveries: %w", err)
+		}
+		for ; len(b) >= settledSize; b = b[settledSize:] {
+			k := settledKey{commit: binary.BigEndian.Uint64(b), event: uuid.UUID(b[8:24]), sub: uuid.UUID(b[24:40])}
+			s.keys[k] = struct{}{}
+			s.max = max(s.max, k.commit)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("load settled deliveries: %w", err)
+	}
+	return s, nil
+}
+
+// has tells whether a delivery was recorded, and forgets everything once the
+// stream has passed the last of them.
+func (s *Settled) has(k settledKey) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.keys) == 0 {
+		return false
+	}
+	if k.commit > s.max {
+		s.keys = nil
+		return false
+	}
+	_, ok := s.keys[k]
+	return ok
+}
+
+// Len is the number of deliveries that will be skipped.
+func (s *Settled) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.keys)
+}

@@ -1,0 +1,39 @@
+package deliver
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"github.com/outbox-relay/relay/internal/signature"
+)
+
+// Request is one attempt to be made. Its fields are read-only: the endpoint's
+// are shared by all its attempts.
+type Request struct {
+	URL       *url.URL
+	Signer    *signature.Signer
+	EventID   string
+	EventType string
+	Body      []byte
+	Attempt   int // 1 for the first
+}
+
+// Outcome is how an attempt ended.
+type Outcome struct {
+	Reason     Reason // empty: success
+	StatusCode int    // 0 when no answer came
+	Detail     string // a short text without addresses or secrets, for the tenant
+	Duration   time.Duration
+	RetryAfter time.Duration // what the receiver asked for, 0 for nothing
+	Gone       bool          // the receiver wants nothing more, ever (410)
+	Aborted    bool          // we gave up ourselves because of a stop: says nothing of the endpoint
+}
+
+// Success tells whether the receiver took the event.
+func (o Outcome) Success() bool { return o.Reason == "" && !o.Aborted }
+
+// Sink makes one attempt. It returns when the attempt has ended or ctx has.
+type Sink interface {
+	Attempt(ctx context.Context, r *Request) Outcome
+}

@@ -1,0 +1,74 @@
+package deliver
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/secret"
+)
+
+// Orderings of a subscription.
+const (
+	OrderingKey  = "key"  // events of one key arrive in commit order
+	OrderingNone = "none" // each event goes on its own
+)
+
+// Subscription is a tenant's wish to get events at a URL.
+type Subscription struct {
+	ID             uuid.UUID     `json:"id"`
+	TenantID       string        `json:"tenant_id"`
+	URL            string        `json:"url"`
+	Events         []string      `json:"events"`
+	Secret         secret.Secret `json:"-"`
+	Description    string        `json:"description"`
+	Ordering       string        `json:"ordering"`
+	Active         bool          `json:"active"`
+	DisabledReason *string       `json:"disabled_reason"`
+	CreatedAt      time.Time     `json:"created_at"`
+	UpdatedAt      time.Time     `json:"updated_at"`
+}
+
+// CheckPattern tells what is wrong with an entry of Events. Valid are a whole
+// event name, a name part with a star behind its last dot (`payment.*`), and a
+// star alone. Names are case-sensitive.
+func CheckPattern(p string) error {
+	name := p
+	if p == "*" {
+		return nil
+	}
+	if rest, ok := strings.CutSuffix(p, ".*"); ok {
+		name = rest
+	}
+	if name == "" || len(name) > 255 {
+		return fmt.Errorf("event pattern %q: expected a name such as payment.received, or payment.*, or *", p)
+	}
+	for part := range strings.SplitSeq(name, ".") {
+		if part == "" || strings.ContainsFunc(part, func(r rune) bool {
+			return !(r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+		}) {
+			return fmt.Errorf("event pattern %q: expected a name such as payment.received, or payment.*, or *", p)
+		}
+	}
+	return nil
+}
+
+// Matches tells whether one of the subscription's patterns covers an event type.
+func (s *Subscription) Matches(eventType string) bool {
+	for _, p := range s.Events {
+		if patternMatches(p, eventType) {
+			return true
+		}
+	}
+	return false
+}
+
+func patternMatches(pattern, eventType string) bool {
+	if pattern == "*" || pattern == eventType {
+		return true
+	}
+	prefix, ok := strings.CutSuffix(pattern, "*")
+	return ok && strings.HasSuffix(prefix, ".") && strings.HasPrefix(eventType, prefix) && len(eventType) > len(prefix)
+}

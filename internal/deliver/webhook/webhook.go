@@ -1,0 +1,171 @@
+// Package webhook posts one attempt and classifies the answer.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/egress"
+)
+
+// maxAnswer is how much of an answer is read, so that its connection can be used
+// again; a longer one costs its connection.
+const maxAnswer = 64 << 10
+
+// Poster is the Sink that speaks HTTP. It is safe for concurrent use.
+type Poster struct {
+	// Transport must dial under the egress policy and follow nothing by itself.
+	Transport http.RoundTripper
+	// Timeout bounds an attempt from its start to the last byte that is read.
+	Timeout time.Duration
+	// UserAgent is sent with each request.
+	UserAgent string
+}
+
+var jsonContent = []string{"application/json"}
+
+// Attempt implements deliver.Sink. A 2xx answer is success, whatever happens to
+// its body afterwards: the receiver has said yes. Redirects are not followed.
+func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcome {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	started := time.Now()
+	header := make(http.Header, 8)
+	r.Signer.Headers(header, r.EventID, started.Unix(), r.Body)
+	header["Content-Type"] = jsonContent
+	header["User-Agent"] = []string{p.UserAgent}
+	header["X-Event-Type"] = []string{r.EventType}
+	header["Relay-Attempt"] = []string{strconv.Itoa(r.Attempt)}
+	req := (&http.Request{
+		Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body:          io.NopCloser(bytes.NewReader(r.Body)),
+		ContentLength: int64(len(r.Body)),
+		// Lets the transport take another connection when the kept-alive one
+		// was closed before a byte went out. It never repeats a POST otherwise.
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil },
+	}).WithContext(ctx)
+
+	resp, err := p.Transport.RoundTrip(req)
+	if err != nil {
+		return p.failed(ctx, err, time.Since(started))
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
+	_ = resp.Body.Close()
+	out := Classify(resp.StatusCode)
+	out.Duration = time.Since(started)
+	if !out.Success() {
+		out.RetryAfter = ParseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	}
+	return out
+}
+
+// Classify turns a status code into an Outcome.
+func Classify(status int) deliver.Outcome {
+	out := deliver.Outcome{StatusCode: status}
+	switch {
+	case status >= 200 && status <= 299:
+		return out
+	case status >= 300 && status <= 399:
+		out.Reason = deliver.ReasonRedirect
+	case status == http.StatusRequestTimeout:
+		out.Reason = deliver.ReasonHTTP408
+	case status == http.StatusTooManyRequests:
+		out.Reason = deliver.ReasonHTTP429
+	case status >= 400 && status <= 499:
+		out.Reason = deliver.ReasonHTTP4xx
+	case status >= 500 && status <= 599:
+		out.Reason = deliver.ReasonHTTP5xx
+	default:
+		out.Reason = deliver.ReasonOther
+	}
+	out.Gone = status == http.StatusGone
+	out.Detail = "HTTP " + strconv.Itoa(status)
+	if text := http.StatusText(status); text != "" {
+		out.Detail += " " + text
+	}
+	return out
+}
+
+// failed classifies by type, never by the text of an error.
+func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deliver.Outcome {
+	out := deliver.Outcome{Duration: took}
+	var (
+		blocked *egress.BlockedError
+		dns     *net.DNSError
+		op      *net.OpError
+		netErr  net.Error
+	)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		out.Aborted = true
+	case errors.As(err, &blocked):
+		out.Reason, out.Detail = deliver.ReasonBlocked, "the address is not allowed"
+	case errors.As(err, &dns):
+		out.Reason, out.Detail = deliver.ReasonDNS, "the host name could not be resolved"
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s", p.Timeout)
+	case isTLS(err):
+		out.Reason, out.Detail = deliver.ReasonTLS, "no secure connection could be made"
+	case errors.As(err, &op) && op.Op == "dial":
+		out.Reason, out.Detail = deliver.ReasonConnect, "no connection could be made"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		out.Reason, out.Detail = deliver.ReasonTimeout, "the endpoint was too slow"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
+		out.Reason, out.Detail = deliver.ReasonConnect, "the connection broke before an answer came"
+	default:
+		out.Reason, out.Detail = deliver.ReasonOther, "no valid HTTP answer came"
+	}
+	return out
+}
+
+func isTLS(err error) bool {
+	var (
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		verify    *tls.CertificateVerificationError
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	return errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
+		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
+}
+
+// ParseRetryAfter reads a Retry-After value: seconds, which some send with a
+// fraction, or an HTTP date. What it cannot read, the past and nonsense count
+// as 0; the caller bounds large values.
+//
+// Source: RFC 9110, section 10.2.3.
+func ParseRetryAfter(v string, now time.Time) time.Duration {
+	v = strings.TrimSpace(v)
+	if v == "" {
+		return 0
+	}
+	const most = 365 * 24 * time.Hour
+	if secs, err := strconv.ParseFloat(v, 64); err == nil {
+		switch {
+		case !(secs > 0): // also NaN
+			return 0
+		case secs > most.Seconds():
+			return most
+		}
+		return time.Duration(secs * float64(time.Second))
+	}
+	at, err := http.ParseTime(v)
+	if err != nil {
+		return 0
+	}
+	return min(max(at.Sub(now), 0), most)
+}

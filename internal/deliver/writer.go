@@ -1,0 +1,257 @@
+package deliver
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// writer turns a batch of ops into statements: one a kind, with an array a
+// column, in an order in which each sees what it needs.
+type writer struct {
+	opts        *RecorderOptions
+	batch       *pgx.Batch
+	freesBodies bool
+}
+
+func lsnText(v uint64) string {
+	b := strconv.AppendUint(make([]byte, 0, 17), v>>32, 16)
+	b = append(b, '/')
+	return string(strconv.AppendUint(b, v&0xffffffff, 16))
+}
+
+// rowKey is the primary key of relay.parked, column by column.
+type rowKey struct {
+	sub  [][16]byte
+	lane []int64
+	lsn  []string
+	idx  []int32
+}
+
+func (k *rowKey) add(o *op) {
+	k.sub = append(k.sub, o.ep.id)
+	k.lane = append(k.lane, int64(o.lane)) //nolint:gosec // the table stores the bits
+	k.lsn = append(k.lsn, lsnText(o.d.flight.CommitLSN))
+	k.idx = append(k.idx, int32(o.d.flight.Index)) //nolint:gosec // a transaction has fewer rows
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func (w *writer) queue(ops []op) {
+	var park, ended, update, remove []*op
+	latest := make(map[*Delivery]int) // place in update of a delivery's last one
+	var promoted, cancelled []*op
+	for i := range ops {
+		o := &ops[i]
+		switch o.kind {
+		case opPark:
+			park = append(park, o)
+		case opUpdate:
+			if at, ok := latest[o.d]; ok {
+				update[at] = o
+			} else {
+				latest[o.d] = len(update)
+				update = append(update, o)
+			}
+		case opEnded:
+			if o.status == StatusDead || w.opts.Log == LogAll ||
+				(w.opts.Log == LogFailures && (o.attempts > 1 || o.status != StatusDelivered)) {
+				ended = append(ended, o)
+			}
+			if o.deletes {
+				remove = append(remove, o)
+			}
+		case opPromote:
+			promoted = append(promoted, o)
+		case opCancel:
+			cancelled = append(cancelled, o)
+		}
+	}
+	w.bodies(park, ended)
+	w.park(park)
+	w.update(update)
+	w.ended(ended)
+	w.remove(remove)
+	w.others(ops)
+	w.cancel(cancelled)
+	w.promote(promoted)
+}
+
+// bodies keeps the bodies of what waits, once an event, and those of dead
+// letters for as long as their records.
+func (w *writer) bodies(park, ended []*op) {
+	var (
+		lsn, tenant, typ, aggType, aggID []string
+		event                            [][16]byte
+		committed                        []time.Time
+		body                             [][]byte
+		keep                             []*time.Time
+	)
+	type key struct {
+		lsn   uint64
+		event [16]byte
+	}
+	seen := make(map[key]int)
+	add := func(o *op, until *time.Time) {
+		f := o.d.flight
+		k := key{f.CommitLSN, f.EventID}
+		if at, ok := seen[k]; ok {
+			if until != nil {
+				keep[at] = until
+			}
+			return
+		}
+		seen[k] = len(lsn)
+		lsn, event = append(lsn, lsnText(f.CommitLSN)), append(event, f.EventID)
+		tenant, typ = append(tenant, f.TenantID), append(typ, f.Type)
+		aggType, aggID = append(aggType, f.AggregateType), append(aggID, f.AggregateID)
+		committed, body, keep = append(committed, f.CommitTime), append(body, f.Body), append(keep, until)
+	}
+	for _, o := range park {
+		add(o, nil)
+	}
+	for _, o := range ended {
+		if o.status == StatusDead && o.d.flight.Body != nil {
+			until := o.at.Add(w.opts.LogRetention)
+			add(o, &until)
+		}
+	}
+	if len(lsn) > 0 {
+		w.batch.Queue(sqlBodies, lsn, event, tenant, typ, aggType, aggID, committed, body, keep)
+	}
+}
+
+func (w *writer) park(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	var (
+		k            rowKey
+		event, id    [][16]byte
+		attempts, st []int32
+		next         []*time.Time
+		errs, hist   []string
+		created      []time.Time
+	)
+	for _, o := range ops {
+		k.add(o)
+		event, id = append(event, o.d.flight.EventID), append(id, o.d.id)
+		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
+		next = append(next, timeOrNil(o.next))
+		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
+		created = append(created, o.d.flight.CommitTime)
+	}
+	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created)
+}
+
+func (w *writer) update(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	var (
+		k            rowKey
+		attempts, st []int32
+		next         []*time.Time
+		errs, hist   []string
+	)
+	for _, o := range ops {
+		k.add(o)
+		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
+		next = append(next, timeOrNil(o.next))
+		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
+	}
+	w.batch.Queue(sqlUpdate, k.sub, k.lane, k.lsn, k.idx, attempts, next, errs, st, hist)
+}
+
+func (w *writer) remove(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	var k rowKey
+	for _, o := range ops {
+		k.add(o)
+	}
+	w.freesBodies = true
+	w.batch.Queue(sqlDelete, k.sub, k.lane, k.lsn, k.idx)
+}
+
+func (w *writer) ended(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	n := len(ops)
+	var (
+		id, sub, event                             = make([][16]byte, n), make([][16]byte, n), make([][16]byte, n)
+		created, ended                             = make([]time.Time, n), make([]time.Time, n)
+		tenant, typ, aggType, aggID                = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+		lsn, status, errs, hist                    = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+		index, attempts, statusCode, durationMicro = make([]int32, n), make([]int32, n), make([]int32, n), make([]int32, n)
+	)
+	for i, o := range ops {
+		f := o.d.flight
+		id[i], sub[i], event[i] = o.d.id, o.ep.id, f.EventID
+		created[i], ended[i] = f.CommitTime, o.at
+		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
+		lsn[i], status[i], errs[i], hist[i] = lsnText(f.CommitLSN), string(o.status), o.lastError, string(o.history)
+		index[i], attempts[i] = int32(f.Index), int32(o.attempts) //nolint:gosec // small
+		statusCode[i] = int32(o.httpStatus)                       //nolint:gosec // three digits
+		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds())
+	}
+	w.batch.Queue(sqlEnded, id, created, tenant, sub, event, typ, aggType, aggID, lsn, index, status, attempts,
+		errs, statusCode, durationMicro, ended, hist)
+}
+
+// others queues the rare ops one by one.
+func (w *writer) others(ops []op) {
+	for i := range ops {
+		o := &ops[i]
+		switch o.kind {
+		case opDisable:
+			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text)
+		case opKick:
+			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
+		case opRevive:
+			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), timeOrNil(o.next)) //nolint:gosec // bits
+		case opQuarantine:
+			q := o.quarantine
+			w.batch.Queue(sqlQuarantine, lsnText(q.CommitLSN), q.Index, q.CommitTime, q.Reason, q.Detail,
+				q.EventID, q.TenantID, q.EventType, q.Raw)
+		}
+		if o.forget.request != 0 {
+			w.batch.Queue("DELETE FROM relay.requests WHERE id = $1", o.forget.request)
+		}
+		if o.forget.quarantine != 0 {
+			w.batch.Queue("DELETE FROM relay.quarantine WHERE id = $1", o.forget.quarantine)
+		}
+	}
+}
+
+func (w *writer) cancel(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	var ids [][16]byte
+	for _, o := range ops {
+		ids = append(ids, o.ep.id)
+	}
+	w.freesBodies = true
+	w.batch.Queue(sqlCancel, ids)
+}
+
+func (w *writer) promote(ops []*op) {
+	if len(ops) == 0 {
+		return
+	}
+	var sub [][16]byte
+	var lane []int64
+	for _, o := range ops {
+		sub, lane = append(sub, o.ep.id), append(lane, int64(o.lane)) //nolint:gosec // bits
+	}
+	w.batch.Queue(sqlPromote, sub, lane, time.Now())
+}
