@@ -1,0 +1,147 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/progress"
+)
+
+// direct opens an ordinary connection on the way of the stream, past any pooler,
+// with settings under which values print as they do in the stream.
+func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(d.cfg().Database.ReplicationURL)
+	if err != nil {
+		return nil, fmt.Errorf("parse replication url: %w", err)
+	}
+	for k, v := range map[string]string{"client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC",
+		"bytea_output": "hex", "extra_float_digits": "3", "application_name": d.appName()} {
+		cfg.RuntimeParams[k] = v
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return conn, nil
+}
+
+// backfill delivers the rows that were committed before the slot existed. They
+// are ordered by transaction id, which is the nearest to commit order that the
+// table knows, and within a transaction by where they stand.
+func (l *leader) backfill(ctx context.Context) error {
+	l.log.Info("reading rows from before the slot")
+	for {
+		n, err := l.tryBackfill(ctx)
+		if err == nil {
+			l.log.Info("rows from before the slot are delivered or parked", "rows", n)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if n > 0 {
+			// Rows are in memory under tickets of an open pseudo transaction: a
+			// new term begins it again, and skips what was recorded.
+			return fmt.Errorf("read rows from before the slot: %w", err)
+		}
+		l.databaseError(fmt.Errorf("read rows from before the slot: %w", err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (l *leader) tryBackfill(ctx context.Context) (int, error) {
+	conn, err := l.d.direct(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	table := pgx.Identifier(strings.Split(l.d.cfg().Outbox.Table, ".")).Sanitize()
+	rows, err := conn.Query(ctx, "SELECT * FROM "+table+
+		" WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) ORDER BY xid, tableoid, ctid",
+		pgx.QueryExecModeSimpleProtocol, l.state.Backfill)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	start := l.state.Position.End
+	var rel *cdc.Relation
+	n := 0
+	for rows.Next() {
+		if rel == nil {
+			rel = l.d.relation(rows)
+			if err := l.watermark.BeginBackfill(start); err != nil {
+				return 0, err
+			}
+		}
+		row := cdc.Row{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
+		for i, raw := range rows.RawValues() {
+			if raw == nil {
+				row.Values[i] = cdc.Value{Kind: cdc.KindNull}
+				continue
+			}
+			row.Values[i] = cdc.Value{Kind: cdc.KindText, Data: append(make([]byte, 0, len(raw)), raw...)}
+		}
+		ticket, err := l.watermark.Row()
+		if err != nil {
+			return n, err
+		}
+		if err := l.intake.admit(ctx, row, place{commit: uint64(start), index: n}, settle{l.watermark, ticket}); err != nil {
+			return n, err
+		}
+		n++
+	}
+	if err := rows.Err(); err != nil {
+		return n, err
+	}
+	if rel != nil {
+		if err := l.watermark.Commit(start); err != nil {
+			return n, err
+		}
+	}
+	return n, l.endBackfill(ctx)
+}
+
+func (d *Daemon) relation(rows pgx.Rows) *cdc.Relation {
+	schema, table, _ := strings.Cut(d.cfg().Outbox.Table, ".")
+	rel := &cdc.Relation{Schema: schema, Name: table}
+	for _, f := range rows.FieldDescriptions() {
+		rel.Columns = append(rel.Columns, cdc.Column{Name: f.Name, TypeOID: f.DataTypeOID, TypeMod: f.TypeModifier})
+	}
+	return rel
+}
+
+// endBackfill waits until all rows are recorded, which takes no longer than the
+// hand-over, and notes it.
+func (l *leader) endBackfill(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for l.watermark.Outstanding() > 0 || !l.recorder.Idle() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	for {
+		err := progress.EndBackfill(ctx, l.d.pool, l.state.Slot, l.state.Epoch)
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		l.databaseError(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -1,0 +1,358 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/deliver/webhook"
+	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/ops"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/progress"
+)
+
+// Settings is the configuration that the daemon runs under.
+type Settings = config.Config
+
+// Options are what New needs.
+type Options struct {
+	Config  *Settings
+	Log     *slog.Logger
+	Level   *slog.LevelVar // changed by a reload; nil to leave it alone
+	Version string
+	// Reload reads the configuration again; nil when it cannot change.
+	Reload func() (*Settings, error)
+}
+
+// Daemon is one relay.
+type Daemon struct {
+	opts     Options
+	settings atomic.Pointer[Settings]
+	log      *slog.Logger
+	pool     *pgxpool.Pool
+	policy   *egress.Policy
+	poster   atomic.Pointer[webhook.Poster]
+	registry *prometheus.Registry
+	metrics  *deliver.Metrics
+	states   *stateKeeper
+	gauges   *gauges
+	dbErrors prometheus.Counter
+	current  atomic.Pointer[leader] // nil while not leading
+	reloadMu sync.Mutex
+	server   *ops.Server
+}
+
+// New checks the configuration against everything but the database and builds a
+// Daemon. It starts nothing.
+func New(o Options) (*Daemon, error) {
+	if err := o.Config.Require("database.url"); err != nil {
+		return nil, err
+	}
+	if _, err := newMapper(o.Config); err != nil {
+		return nil, err
+	}
+	policy, err := egress.New(egressOptions(o.Config))
+	if err != nil {
+		return nil, fmt.Errorf("egress policy: %w", err)
+	}
+	pool, err := newPool(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{opts: o, log: o.Log, pool: pool, policy: policy, registry: prometheus.NewRegistry()}
+	d.settings.Store(o.Config)
+	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
+	d.states = newStateKeeper(d.registry, o.Log)
+	d.gauges = newGauges(d)
+	d.dbErrors = prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_database_errors_total",
+		Help: "Statements on ordinary connections that failed and are tried again."})
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "relay_build_info", Help: "1, with the version."}, []string{"version"})
+	info.WithLabelValues(o.Version).Set(1)
+	d.registry.MustRegister(d.dbErrors, info)
+	d.setPoster(o.Config)
+	d.server, err = ops.NewServer(ops.Options{Listen: opsListen(o.Config), Gatherer: d.registry, Log: o.Log,
+		Ready: d.ready, Status: func() any { return d.Status() }})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func opsListen(c *Settings) []string {
+	if c.HTTP.OpsListen != "" {
+		return []string{c.HTTP.OpsListen}
+	}
+	return []string{c.HTTP.Listen}
+}
+
+func newPool(c *Settings) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(c.Database.URL)
+	if err != nil {
+		return nil, fmt.Errorf("database.url: %w", errors.New(config.Redact(err.Error())))
+	}
+	cfg.MaxConns = int32(c.Database.MaxConnections) //nolint:gosec // validated
+	cfg.MinConns = 0
+	cfg.MaxConnIdleTime = 5 * time.Minute
+	cfg.HealthCheckPeriod = time.Minute
+	// An idle relay leaves the database alone.
+	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
+	if _, ok := cfg.ConnConfig.RuntimeParams["lock_timeout"]; !ok {
+		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "15s"
+	}
+	cfg.ConnConfig.ConnectTimeout = 10 * time.Second
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	return pool, nil
+}
+
+func (d *Daemon) cfg() *Settings { return d.settings.Load() }
+
+func (d *Daemon) appName() string { return "relay:" + d.cfg().CDC.Slot }
+
+func (d *Daemon) sink() deliver.Sink { return d.poster.Load() }
+
+func (d *Daemon) setPoster(c *Settings) {
+	perHost := 2 * c.Deliver.EndpointConcurrency
+	d.poster.Store(&webhook.Poster{
+		Transport: d.policy.Client(egress.TransportOptions{MaxIdleConns: max(1024, concurrency(c)), MaxIdleConnsPerHost: max(perHost, 64)}).Transport,
+		Timeout:   c.Deliver.Timeout,
+		UserAgent: "relay/" + d.opts.Version,
+	})
+}
+
+func egressOptions(c *Settings) egress.Options {
+	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
+		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, ConnectTimeout: c.Deliver.ConnectTimeout,
+		HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
+}
+
+func mappingOptions(c *Settings) outbox.MappingOptions {
+	cols := outbox.DefaultColumns()
+	for _, pair := range []struct {
+		to   *string
+		from string
+	}{{&cols.ID, c.Outbox.Columns.ID}, {&cols.TenantID, c.Outbox.Columns.TenantID},
+		{&cols.AggregateType, c.Outbox.Columns.AggregateType}, {&cols.AggregateID, c.Outbox.Columns.AggregateID},
+		{&cols.EventType, c.Outbox.Columns.EventType}, {&cols.Payload, c.Outbox.Columns.Payload},
+		{&cols.Headers, c.Outbox.Columns.Headers}, {&cols.CreatedAt, c.Outbox.Columns.CreatedAt}} {
+		if pair.from != "" {
+			*pair.to = pair.from
+		}
+	}
+	return outbox.MappingOptions{Table: c.Outbox.Table, Columns: cols, MaxPayload: int(c.Outbox.MaxPayload)}
+}
+
+func dispatchOptions(c *Settings) deliver.Options {
+	r := c.Deliver.Retry
+	return deliver.Options{
+		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter},
+		Timeout:  c.Deliver.Timeout, HandoverAfter: c.Deliver.HandoverAfter,
+		Concurrency: concurrency(c), EndpointConcurrency: c.Deliver.EndpointConcurrency,
+		WindowEvents: c.Deliver.Window.Events, WindowBytes: int64(c.Deliver.Window.Bytes),
+	}
+}
+
+// Run leads, or waits to lead, until ctx ends; then it drains and returns nil.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.pool.Close()
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var back errgroup.Group
+	back.Go(func() error { return d.server.Run(inner) })
+	back.Go(func() error { return d.maintain(inner) })
+	d.leadAgain(ctx)
+	cancel()
+	if err := back.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// leadAgain begins term after term.
+func (d *Daemon) leadAgain(ctx context.Context) {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 5*time.Second
+	for {
+		began := time.Now()
+		err := d.lead(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		state := classify(err)
+		d.states.set(state, err.Error())
+		if state == cdc.StateStandby {
+			retry.Reset() // take over quickly
+			retry.InitialInterval = 250 * time.Millisecond
+		}
+		if time.Since(began) > 10*time.Second {
+			retry.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retry.NextBackOff()):
+		}
+	}
+}
+
+// classify names the state of an error of this package or of cdc.
+func classify(err error) cdc.State {
+	switch {
+	case errors.Is(err, progress.ErrWrongServer):
+		return cdc.StateWrongServer
+	case errors.Is(err, ErrSlotGap):
+		return cdc.StateSlotMissing
+	case errors.Is(err, deliver.ErrSuperseded):
+		return cdc.StateStandby
+	case errors.Is(err, errLetGo):
+		return cdc.StateShuttingDown
+	}
+	return cdc.Classify(err)
+}
+
+// Status describes the daemon at this moment.
+func (d *Daemon) Status() Status {
+	var s Status
+	s.State, s.Detail, s.Since = d.states.get()
+	if l := d.current.Load(); l != nil {
+		s.Epoch = l.state.Epoch
+		s.Recorded = l.watermark.Position().End.String()
+		s.Outstanding = l.watermark.Outstanding()
+		load := l.dispatcher.Load()
+		s.InFlight, s.Window = load.InFlight, load.Window
+		if st := l.stream.Load(); st != nil {
+			s.Confirmed = st.Confirmed().String()
+		}
+	}
+	if err := d.ready(); err != nil {
+		s.NotReady = err.Error()
+	} else {
+		s.Ready = true
+	}
+	return s
+}
+
+// ready tells whether the stream moves.
+func (d *Daemon) ready() error {
+	state, detail, _ := d.states.get()
+	if state != cdc.StateStreaming {
+		if detail != "" {
+			return fmt.Errorf("%s: %s", state, detail)
+		}
+		return errors.New(string(state))
+	}
+	l := d.current.Load()
+	if l == nil {
+		return errors.New("not leading")
+	}
+	st := l.stream.Load()
+	if st == nil {
+		return errors.New("the replication connection is being replaced")
+	}
+	limit := d.cfg().CDC.SilenceTimeout
+	if quiet := time.Since(st.LastActivity()); quiet > limit {
+		return fmt.Errorf("nothing heard from PostgreSQL for %s", quiet.Round(time.Second))
+	}
+	if stalled := l.stalled(); stalled > limit {
+		return fmt.Errorf("the recorded position has not moved for %s although events wait", stalled.Round(time.Second))
+	}
+	return nil
+}
+
+// Reload reads the configuration again, checks it completely, and then swaps in
+// what may change while running. A faulty one changes nothing.
+func (d *Daemon) Reload() error {
+	if d.opts.Reload == nil {
+		return errors.New("this relay has no configuration to reload")
+	}
+	d.reloadMu.Lock()
+	defer d.reloadMu.Unlock()
+	next, err := d.opts.Reload()
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	changed := config.Changed(d.cfg(), next)
+	if stay := config.NeedsRestart(changed); len(stay) > 0 {
+		d.log.Warn("changed keys that take effect at the next start only", "keys", stay)
+	}
+	mapper, err := newMapper(next)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if err := d.policy.Reload(egressOptions(next)); err != nil {
+		return fmt.Errorf("reload: egress: %w", err)
+	}
+	merged := *next
+	old := d.cfg()
+	merged.Database, merged.CDC, merged.Outbox, merged.HTTP = old.Database, old.CDC, old.Outbox, old.HTTP
+	d.settings.Store(&merged)
+	d.setPoster(&merged)
+	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)
+	if d.opts.Level != nil {
+		d.opts.Level.Set(merged.Log.Level)
+	}
+	if l := d.current.Load(); l != nil {
+		l.dispatcher.Configure(dispatchOptions(&merged), d.sink())
+		l.intake.next.Store(mapper)
+	}
+	d.log.Info("configuration reloaded", "changed", changed)
+	return nil
+}
+
+// Addr is where metrics and health are served, once Run has begun.
+func (d *Daemon) Addr() string { return d.server.Addr() }
+
+// maintain looks after partitions, at the start and each hour.
+func (d *Daemon) maintain(ctx context.Context) error {
+	c := d.cfg()
+	keeper := &retentionKeeper{d: d, seen: make(map[string]cdc.LSN)}
+	events := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: c.Outbox.Table, Interval: c.Outbox.PartitionInterval,
+		Ahead: time.Duration(c.Outbox.PartitionsAhead) * c.Outbox.PartitionInterval, Retention: c.Outbox.Retention, Settled: keeper.settled})
+	records := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: "relay.deliveries", Interval: 24 * time.Hour,
+		Ahead: 3 * 24 * time.Hour, Retention: c.Deliver.LogRetention, Settled: keeper.always})
+	wait := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = time.Hour
+		if d.current.Load() == nil {
+			wait = 200 * time.Millisecond // the leader's work
+			continue
+		}
+		for name, p := range map[string]*outbox.Partitions{"outbox": events, "deliveries": records} {
+			report, err := p.Maintain(ctx, time.Now())
+			if err != nil && ctx.Err() == nil {
+				d.log.Warn("partitions could not be maintained, will be tried again", "of", name, "error", err)
+				wait = time.Minute
+				continue
+			}
+			if len(report.Made)+len(report.Dropped) > 0 {
+				d.log.Info("partitions", "of", name, "made", report.Made, "dropped", report.Dropped, "rows_moved", report.Moved)
+			}
+			if len(report.Deferred) > 0 {
+				wait = time.Minute
+			}
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
+)
+
+// subscriptionPrefix marks the messages that relay.subscriptions' trigger puts
+// into the WAL.
+const subscriptionPrefix = "relay.subscription"
+
+// errDiverged is returned when the stream does not go on where it broke.
+var errDiverged = errors.New("the stream does not go on where it broke")
+
+// intake turns what the stream brings into flights. One goroutine runs it.
+type intake struct {
+	mapper     *outbox.Mapper
+	dir        *deliver.Directory
+	dispatcher *deliver.Dispatcher
+	recorder   *deliver.Recorder
+	watermark  *cdc.Watermark
+	metrics    *deliver.Metrics
+	log        *slog.Logger
+	refresh    func(ctx context.Context, id uuid.UUID) error
+
+	next atomic.Pointer[outbox.Mapper] // to be used from the next row on, after a reload
+
+	start cdc.Position // what was recorded when this leader began
+
+	commit  cdc.LSN   // of the open transaction
+	at      time.Time // its commit time
+	index   int       // of the next row
+	resumed int       // rows of it that came in before the connection broke
+	passed  bool      // it was recorded by an earlier leader
+}
+
+// run takes batches until ctx ends.
+func (in *intake) run(ctx context.Context, batches <-chan []cdc.Item) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case batch := <-batches:
+			for i := range batch {
+				if err := in.take(ctx, &batch[i]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (in *intake) take(ctx context.Context, it *cdc.Item) error {
+	switch it.Kind {
+	case cdc.ItemBegin:
+		return in.begin(it)
+	case cdc.ItemRow:
+		return in.row(ctx, it)
+	case cdc.ItemMessage:
+		return in.message(ctx, it)
+	case cdc.ItemCommit:
+		if in.passed {
+			return nil
+		}
+		if err := in.watermark.Commit(it.EndLSN); err != nil {
+			return err
+		}
+		in.recorder.Nudge()
+	case cdc.ItemKeepalive:
+		in.watermark.Keepalive(it.EndLSN)
+		in.recorder.Nudge()
+	}
+	return nil
+}
+
+func (in *intake) begin(it *cdc.Item) error {
+	in.commit, in.at, in.index, in.resumed = it.CommitLSN, it.CommitTime, 0, 0
+	// The start position was read before the slot was ours; the leader before us
+	// may have gone on in between.
+	in.passed = it.CommitLSN < in.start.End
+	if in.passed {
+		return nil
+	}
+	if open, rows, ok := in.watermark.Open(); ok {
+		if open != it.CommitLSN {
+			return fmt.Errorf("%w: it broke in transaction %s and begins with %s", errDiverged, open, it.CommitLSN)
+		}
+		in.resumed = rows
+		return nil
+	}
+	return in.watermark.Begin(it.CommitLSN)
+}
+
+func (in *intake) row(ctx context.Context, it *cdc.Item) error {
+	index := in.index
+	in.index++
+	if in.passed || index < in.resumed {
+		return nil
+	}
+	ticket, err := in.watermark.Row()
+	if err != nil {
+		return err
+	}
+	done := settle{in.watermark, ticket}
+	if in.start.Covers(in.commit, index) {
+		done.Done()
+		return nil
+	}
+	return in.admit(ctx, it.Row, place{commit: uint64(in.commit), index: index, at: in.at}, done)
+}
+
+// place is where an event stands in the stream. Rows that are read from the
+// table have no commit time; their creation stands for it.
+type place struct {
+	commit uint64
+	index  int
+	at     time.Time
+}
+
+// settle is a Ticket that knows its watermark.
+type settle struct {
+	w *cdc.Watermark
+	t cdc.Ticket
+}
+
+func (s settle) Done() { s.w.Done(s.t) }
+
+// admit maps a row and sends the event on its way. A row that is no event goes
+// into quarantine and stops nothing.
+func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliver.Ticket) error {
+	event, err := in.mapRow(row)
+	var rejection *outbox.Rejection
+	switch {
+	case errors.Is(err, outbox.ErrSuppressed):
+		in.metrics.Suppressed(event.Type)
+		ticket.Done()
+		return nil
+	case errors.As(err, &rejection):
+		if at.at.IsZero() {
+			at.at = time.Now()
+		}
+		in.metrics.Quarantined(string(rejection.Reason))
+		in.log.Warn("row quarantined", "reason", string(rejection.Reason), "detail", rejection.Detail,
+			"event_id", rejection.EventID, "commit_lsn", cdc.LSN(at.commit).String())
+		in.recorder.Quarantine(&deliver.QuarantineEntry{CommitLSN: at.commit, Index: at.index, CommitTime: at.at,
+			Reason: string(rejection.Reason), Detail: rejection.Detail, EventID: rejection.EventID,
+			TenantID: rejection.TenantID, EventType: rejection.EventType, Raw: outbox.EncodeRow(row), Ticket: ticket})
+		return nil
+	case err != nil:
+		return fmt.Errorf("map row %d of transaction %s: %w", at.index, cdc.LSN(at.commit), err)
+	}
+	eps := in.dir.Match(event.TenantID, event.Type)
+	in.metrics.Event(len(eps) > 0)
+	if len(eps) == 0 {
+		ticket.Done()
+		return nil
+	}
+	return in.dispatcher.Admit(ctx, flight(&event, at, ticket), eps)
+}
+
+// mapRow keeps a fault in the mapping of one row from taking the relay down.
+func (in *intake) mapRow(row cdc.Row) (event outbox.Event, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			in.log.Error("panic while mapping a row", "panic", p)
+			err = &outbox.Rejection{Reason: outbox.ReasonInvalidPayload, Detail: "the relay could not map this row (a defect: see its log)"}
+		}
+	}()
+	if next := in.next.Swap(nil); next != nil {
+		in.mapper = next
+	}
+	return in.mapper.Map(row)
+}
+
+func flight(e *outbox.Event, at place, ticket deliver.Ticket) *deliver.Flight {
+	switch {
+	case e.CreatedAt.IsZero():
+		e.CreatedAt = at.at
+	case at.at.IsZero():
+		at.at = e.CreatedAt
+	}
+	return &deliver.Flight{EventID: e.ID, TenantID: e.TenantID, Type: e.Type, AggregateType: e.AggregateType,
+		AggregateID: e.AggregateID, Key: e.Key(), CommitLSN: at.commit, Index: at.index, CommitTime: at.at,
+		Body: e.Body(), Ticket: ticket}
+}
+
+// message loads a subscription that was changed before anything that was
+// committed after it is matched.
+func (in *intake) message(ctx context.Context, it *cdc.Item) error {
+	if it.Prefix != subscriptionPrefix {
+		return nil
+	}
+	id, err := uuid.Parse(strings.TrimSpace(string(it.Content)))
+	if err != nil {
+		in.log.Warn("message with a prefix of ours and foreign content", "prefix", it.Prefix)
+		return nil
+	}
+	return in.refresh(ctx, id)
+}

@@ -1,0 +1,423 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/progress"
+)
+
+// errLetGo ends a connection because PostgreSQL is shutting down.
+var errLetGo = errors.New("PostgreSQL is shutting down")
+
+// leader is one term of leading: from taking over the epoch to its end.
+type leader struct {
+	d     *Daemon
+	state progress.State
+	id    cdc.Identity
+
+	watermark  *cdc.Watermark
+	dir        *deliver.Directory
+	recorder   *deliver.Recorder
+	dispatcher *deliver.Dispatcher
+	intake     *intake
+
+	stream  atomic.Pointer[cdc.Stream]
+	letGo   chan struct{} // one token: PostgreSQL goes down
+	batches chan []cdc.Item
+	log     *slog.Logger
+
+	backfilling  atomic.Bool
+	lastRequest  int64        // belongs to listen
+	lastPosition cdc.Position // belongs to watch
+	movedAt      atomic.Int64 // unix nanoseconds
+}
+
+// tracker lets the Recorder see the watermark and confirm through whatever
+// connection there is.
+type tracker struct{ l *leader }
+
+func (t tracker) Position() deliver.Position {
+	p := t.l.watermark.Position()
+	return deliver.Position{End: uint64(p.End), Partial: uint64(p.Partial), Rows: p.Rows}
+}
+
+func (t tracker) Recorded(p deliver.Position) {
+	s := t.l.stream.Load()
+	if s == nil {
+		return
+	}
+	// After a reconnection the new session may not have received this much yet;
+	// what it receives next brings the confirmation with it.
+	_ = s.Confirm(min(cdc.LSN(p.End), s.Received()))
+}
+
+// lead waits for the slot and leads until the term ends. ctx's end is a wanted
+// stop, and drains.
+func (d *Daemon) lead(ctx context.Context) error {
+	conn, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	state, err := d.prepare(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	stream, err := conn.Start(ctx, d.streamOptions(), state.Position.End, state.Position.End)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), batches: make(chan []cdc.Item, 4), log: d.log}
+	if err := l.setUp(ctx, stream); err != nil {
+		_ = stream.Close(0)
+		return err
+	}
+	d.current.Store(l)
+	defer d.current.Store(nil)
+	return l.run(ctx, stream)
+}
+
+func (d *Daemon) connect(ctx context.Context) (*cdc.Conn, error) {
+	return cdc.Connect(ctx, d.cfg().Database.ReplicationURL, d.appName())
+}
+
+func (d *Daemon) streamOptions() cdc.StreamOptions {
+	c := d.cfg().CDC
+	return cdc.StreamOptions{Slot: c.Slot, Publication: c.Publication, StatusInterval: c.StatusInterval, SilenceTimeout: c.SilenceTimeout}
+}
+
+// setUp takes over the epoch and loads what an earlier leader left.
+func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
+	cfg := l.d.cfg()
+	var err error
+	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot); err != nil {
+		return err
+	}
+	l.watermark = cdc.NewWatermark(l.state.Position.End)
+	l.dir = deliver.NewDirectory()
+	settled, err := deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot)
+	if err != nil {
+		return err
+	}
+	l.recorder = deliver.NewRecorder(deliver.RecorderOptions{
+		Slot: cfg.CDC.Slot, Epoch: l.state.Epoch, Interval: cfg.Deliver.Record.Interval, Batch: cfg.Deliver.Record.Batch,
+		Log: deliver.LogPolicy(cfg.Deliver.Log), LogRetention: cfg.Deliver.LogRetention,
+		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.databaseError,
+	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
+	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, settled, l.d.metrics, l.log)
+	mapper, err := newMapper(cfg)
+	if err != nil {
+		return err
+	}
+	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
+		watermark: l.watermark, metrics: l.d.metrics, log: l.log, refresh: l.refresh, start: l.state.Position}
+	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
+		return err
+	}
+	if err := l.dispatcher.Restore(ctx, l.d.pool, l.dir); err != nil {
+		return err
+	}
+	l.stream.Store(stream)
+	l.log.Info("leading", "slot", cfg.CDC.Slot, "epoch", l.state.Epoch, "from", l.state.Position.End.String(),
+		"settled_above", settled.Len(), "subscriptions", l.dir.Len())
+	return nil
+}
+
+func newMapper(cfg *Settings) (*outbox.Mapper, error) {
+	catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
+	if err != nil {
+		return nil, err
+	}
+	return outbox.NewMapper(mappingOptions(cfg), catalog)
+}
+
+// run leads until the term ends, in stages: intake and the stream stop first,
+// the Recorder last.
+func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
+	// What writes lives until the Recorder has written the last batch.
+	inner, abort := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer abort(nil)
+	var back errgroup.Group
+	own := func(name string, f func(context.Context) error) {
+		back.Go(func() error {
+			err := f(inner)
+			if err != nil && inner.Err() == nil {
+				abort(fmt.Errorf("%s: %w", name, err))
+			}
+			return nil
+		})
+	}
+	recorded := make(chan error, 1)
+	back.Go(func() error {
+		err := l.recorder.Run(inner)
+		if err != nil {
+			abort(err)
+		}
+		recorded <- err
+		return nil
+	})
+	own("hand over", l.dispatcher.Run)
+	own("load parked deliveries", func(ctx context.Context) error { return l.dispatcher.RunLoader(ctx, l.d.pool) })
+	own("listen", l.listen)
+	own("watch", l.watch)
+
+	taking, stopTaking := context.WithCancel(inner)
+	defer stopTaking()
+	taken := make(chan struct{})
+	back.Go(func() error {
+		defer close(taken)
+		err := l.takeIn(taking)
+		if err != nil && taking.Err() == nil {
+			abort(fmt.Errorf("take in the stream: %w", err))
+		}
+		return nil
+	})
+	streaming, stopStream := context.WithCancel(inner)
+	defer stopStream()
+	streamed := make(chan struct{})
+	back.Go(func() error {
+		defer close(streamed)
+		if err := l.keepStreaming(streaming, stream); err != nil && streaming.Err() == nil {
+			abort(err)
+		}
+		return nil
+	})
+
+	select {
+	case <-inner.Done():
+		// Superseded, or something that cannot be mended in place: nothing of
+		// this memory may be sent or written any more.
+		l.dispatcher.Abort()
+	case <-ctx.Done():
+		l.d.states.set(cdc.StateDraining, "")
+		stopTaking()
+		<-taken
+		drain, cancel := context.WithTimeout(inner, l.d.cfg().Deliver.DrainTimeout)
+		l.dispatcher.Drain(drain)
+		cancel()
+		l.recorder.Stop()
+		if err := l.awaitRecorder(recorded); err != nil {
+			l.log.Error("last outcomes could not be recorded; they will be sent again", "error", err)
+		}
+	}
+	cause := context.Cause(inner)
+	stopStream()
+	<-streamed
+	if s := l.stream.Swap(nil); s != nil {
+		grace := time.Duration(0)
+		if cause == nil {
+			grace = 2 * time.Second
+		}
+		if err := s.Close(grace); err != nil {
+			l.log.Warn("last confirmation may not have reached the server", "error", err)
+		}
+	}
+	abort(nil)
+	_ = back.Wait()
+	if cause != nil {
+		return cause
+	}
+	return ctx.Err()
+}
+
+// awaitRecorder gives the last batch some time: the database may be away.
+func (l *leader) awaitRecorder(done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		return errors.New("the database did not take them within 10s")
+	}
+}
+
+// takeIn reads rows from before the slot, if that is still to be done, and then
+// the stream.
+func (l *leader) takeIn(ctx context.Context) error {
+	if l.state.Backfill != "" {
+		l.backfilling.Store(true)
+		if err := l.backfill(ctx); err != nil {
+			return err
+		}
+		l.backfilling.Store(false)
+	}
+	return l.intake.run(ctx, l.batches)
+}
+
+// keepStreaming runs the stream and replaces its connection when that breaks. It
+// returns when ctx ends or this term cannot go on.
+func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, 5*time.Second
+	for {
+		l.d.states.set(cdc.StateStreaming, "")
+		began := time.Now()
+		err := l.runStream(ctx, stream)
+		if ctx.Err() != nil {
+			return ctx.Err() // the stream stays for the last confirmation
+		}
+		l.stream.Store(nil)
+		_ = stream.Close(0)
+		if errors.Is(err, cdc.ErrPublicationMissing) || errors.Is(err, cdc.ErrMalformed) {
+			return err
+		}
+		l.log.Warn("replication connection lost", "error", err)
+		if time.Since(began) > 10*time.Second {
+			retry.Reset()
+		}
+		for {
+			l.d.states.set(classify(err), err.Error())
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(retry.NextBackOff()):
+			}
+			if stream, err = l.reconnect(ctx); err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if endsTerm(err) {
+				return err
+			}
+		}
+	}
+}
+
+func (l *leader) runStream(ctx context.Context, stream *cdc.Stream) error {
+	select { // a token from before this connection says nothing of it
+	case <-l.letGo:
+	default:
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	defer func() { <-done }()
+	go func() {
+		defer close(done)
+		select {
+		case <-l.letGo:
+			cancel(errLetGo)
+		case <-ctx.Done():
+		}
+	}()
+	err := stream.Run(ctx, l.batches)
+	if cause := context.Cause(ctx); errors.Is(cause, errLetGo) {
+		err = cause
+	}
+	cancel(nil)
+	return err
+}
+
+// endsTerm tells whether an error of reconnecting means that this leader's
+// memory is worth nothing any more, or that a person has to look.
+func endsTerm(err error) bool {
+	if errors.Is(err, deliver.ErrSuperseded) || errors.Is(err, progress.ErrWrongServer) || errors.Is(err, progress.ErrNone) ||
+		errors.Is(err, errDiverged) {
+		return true
+	}
+	switch cdc.Classify(err) {
+	case cdc.StateSlotMissing, cdc.StateSlotLost, cdc.StatePublicationMissing, cdc.StatePublicationIncomplete:
+		return true
+	}
+	return false
+}
+
+// reconnect opens a new connection of the same term. The stream goes on after
+// the last transaction that came in whole.
+func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
+	conn, err := l.d.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := conn.Identity()
+	if id.SystemID != l.id.SystemID || id.Timeline != l.id.Timeline {
+		conn.Close()
+		return nil, fmt.Errorf("%w: it was system %s on timeline %d, it is system %s on timeline %d",
+			progress.ErrWrongServer, l.id.SystemID, l.id.Timeline, id.SystemID, id.Timeline)
+	}
+	slot, err := cdc.InspectSlot(ctx, l.d.pool, l.d.cfg().CDC.Slot)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	arrived := l.watermark.Arrived()
+	if id.XLogPos < arrived {
+		conn.Close()
+		return nil, fmt.Errorf("%w: its WAL ends at %s, and this relay has received up to %s", progress.ErrWrongServer, id.XLogPos, arrived)
+	}
+	if slot.Exists && slot.ConfirmedFlush > arrived {
+		conn.Close()
+		return nil, fmt.Errorf("%w: the slot stands at %s, and this relay has received up to %s", deliver.ErrSuperseded, slot.ConfirmedFlush, arrived)
+	}
+	stream, err := conn.Start(ctx, l.d.streamOptions(), arrived, l.watermark.Position().End)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	now, err := progress.Load(ctx, l.d.pool, l.d.cfg().CDC.Slot)
+	if err == nil && now.Epoch != l.state.Epoch {
+		err = fmt.Errorf("%w: epoch %d has begun", deliver.ErrSuperseded, now.Epoch)
+	}
+	if err != nil {
+		_ = stream.Close(0)
+		return nil, err
+	}
+	l.stream.Store(stream)
+	return stream, nil
+}
+
+// databaseError is told of what fails on ordinary connections.
+func (l *leader) databaseError(err error) {
+	l.d.dbErrors.Inc()
+	l.log.Warn("database statement failed, will be tried again", "error", err)
+	if cdc.ServerGoesDown(err) {
+		l.release()
+	}
+}
+
+// release lets go of the replication connection, so that PostgreSQL can stop.
+func (l *leader) release() {
+	select {
+	case l.letGo <- struct{}{}:
+	default:
+	}
+}
+
+// refresh reads a subscription again, until the database answers.
+func (l *leader) refresh(ctx context.Context, id uuid.UUID) error {
+	for {
+		changed, removed, err := l.dir.Refresh(ctx, l.d.pool, id)
+		if err == nil {
+			if changed != nil {
+				l.dispatcher.Changed(changed)
+			}
+			if removed != nil {
+				l.dispatcher.Removed(removed)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		l.databaseError(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
+)
+
+// listen waits for changes of subscriptions and for requests. Its connection is
+// also the first to hear that PostgreSQL is shutting down: a backend that waits
+// is told at once. It goes past any pooler, because LISTEN belongs to a session.
+func (l *leader) listen(ctx context.Context) error {
+	for {
+		err := l.listenOnce(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if cdc.ServerGoesDown(err) {
+			l.release()
+		}
+		l.log.Debug("listening connection lost", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func (l *leader) listenOnce(ctx context.Context) error {
+	conn, err := l.d.direct(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if _, err := conn.Exec(ctx, "LISTEN relay_subscription; LISTEN relay_request"); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	// What happened while nobody listened.
+	changed, removed, err := l.dir.Load(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for _, ep := range changed {
+		l.dispatcher.Changed(ep)
+	}
+	for _, ep := range removed {
+		l.dispatcher.Removed(ep)
+	}
+	if err := l.carryOut(ctx, conn); err != nil {
+		return err
+	}
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for notification: %w", err)
+		}
+		if n.Channel == "relay_request" {
+			if err := l.carryOut(ctx, conn); err != nil {
+				return err
+			}
+			continue
+		}
+		id, err := uuid.Parse(n.Payload)
+		if err != nil {
+			continue // somebody else's notification
+		}
+		if err := l.refresh(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
+// request is a row of relay.requests.
+type request struct {
+	id     int64
+	kind   string
+	target string
+}
+
+// carryOut does what the command line or the API asked for.
+func (l *leader) carryOut(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, "SELECT id, kind, target FROM relay.requests WHERE id > $1 ORDER BY id", l.lastRequest)
+	if err != nil {
+		return fmt.Errorf("read requests: %w", err)
+	}
+	todo, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (request, error) {
+		var r request
+		err := row.Scan(&r.id, &r.kind, &r.target)
+		return r, err
+	})
+	if err != nil {
+		return fmt.Errorf("read requests: %w", err)
+	}
+	for _, r := range todo {
+		l.lastRequest = r.id
+		if err := l.carryOutOne(ctx, conn, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *leader) carryOutOne(ctx context.Context, conn *pgx.Conn, r request) error {
+	switch r.kind {
+	case "retry_delivery":
+		id, err := uuid.Parse(r.target)
+		if err != nil {
+			l.dispatcher.Dismiss(r.id)
+			return nil
+		}
+		return l.dispatcher.Retry(ctx, l.d.pool, l.dir, id, r.id)
+	case "retry_quarantine":
+		return l.retryQuarantine(ctx, conn, r)
+	default:
+		l.dispatcher.Dismiss(r.id)
+		return nil
+	}
+}
+
+// retryQuarantine maps a quarantined row again. It becomes an event, or stays
+// with its new reason.
+func (l *leader) retryQuarantine(ctx context.Context, conn *pgx.Conn, r request) error {
+	var at place
+	var commit string
+	var raw []byte
+	err := conn.QueryRow(ctx, `SELECT commit_lsn::text, row_index, committed_at, raw FROM relay.quarantine WHERE id::text = $1`,
+		r.target).Scan(&commit, &at.index, &at.at, &raw)
+	if errors.Is(err, pgx.ErrNoRows) {
+		l.dispatcher.Dismiss(r.id)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read quarantined row %s: %w", r.target, err)
+	}
+	lsn, err := parseLSN(commit)
+	if err != nil {
+		return err
+	}
+	at.commit = uint64(lsn)
+	var quarantineID int64
+	if _, err := fmt.Sscan(r.target, &quarantineID); err != nil {
+		l.dispatcher.Dismiss(r.id)
+		return nil
+	}
+	reason, detail := "", ""
+	row, err := outbox.DecodeRow(raw)
+	if err == nil {
+		// A mapper of its own: the intake's belongs to another goroutine.
+		mapper, merr := newMapper(l.d.cfg())
+		if merr != nil {
+			return merr
+		}
+		var event outbox.Event
+		event, err = mapper.Map(row)
+		if err == nil {
+			l.dispatcher.Release(flight(&event, at, nil), l.dir.Match(event.TenantID, event.Type), r.id, quarantineID)
+			return nil
+		}
+		if errors.Is(err, outbox.ErrSuppressed) {
+			l.dispatcher.Release(&deliver.Flight{}, nil, r.id, quarantineID)
+			return nil
+		}
+	}
+	var rejection *outbox.Rejection
+	if errors.As(err, &rejection) {
+		reason, detail = string(rejection.Reason), rejection.Detail
+	} else {
+		reason, detail = string(outbox.ReasonInvalidPayload), "the kept row cannot be read"
+	}
+	if _, err := conn.Exec(ctx, "UPDATE relay.quarantine SET reason = $2, detail = $3 WHERE id = $1", quarantineID, reason, detail); err != nil {
+		return fmt.Errorf("update quarantined row: %w", err)
+	}
+	l.dispatcher.Dismiss(r.id)
+	return nil
+}

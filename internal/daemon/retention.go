@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+)
+
+// retentionKeeper tells whether all rows of an old partition are settled: the
+// first time it is asked it notes where the WAL ends, and once everything up to
+// there is recorded, so is every row that the partition held then. One goroutine
+// uses it.
+type retentionKeeper struct {
+	d    *Daemon
+	seen map[string]cdc.LSN
+}
+
+func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition string, _ time.Time) (bool, error) {
+	l := k.d.current.Load()
+	if l == nil || l.backfilling.Load() {
+		return false, nil
+	}
+	at, ok := k.seen[partition]
+	if !ok {
+		var text string
+		if err := tx.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
+			return false, fmt.Errorf("read end of WAL: %w", err)
+		}
+		at, err := pglogrepl.ParseLSN(text)
+		if err != nil {
+			return false, fmt.Errorf("read end of WAL: %w", err)
+		}
+		k.seen[partition] = at
+		return false, nil
+	}
+	return l.watermark.Position().End >= at, nil
+}
+
+// always lets delivery records go by age alone.
+func (k *retentionKeeper) always(context.Context, pgx.Tx, string, time.Time) (bool, error) {
+	return true, nil
+}
+
+// concurrency is how many attempts run at once when the configuration leaves it
+// to the machine. Attempts mostly wait, so it is far above the number of cores.
+func concurrency(c *Settings) int {
+	if n := c.Deliver.Concurrency; n > 0 {
+		return n
+	}
+	return 128 * runtime.GOMAXPROCS(0)
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+)
+
+func parseLSN(s string) (cdc.LSN, error) { return pglogrepl.ParseLSN(s) }
+
+// gauges show what is read now and then, or at each scrape from memory.
+type gauges struct {
+	slotLag     prometheus.Gauge
+	parked      prometheus.Gauge
+	quarantined prometheus.Gauge
+}
+
+func newGauges(d *Daemon) *gauges {
+	g := &gauges{
+		slotLag: prometheus.NewGauge(prometheus.GaugeOpts{Name: "relay_slot_lag_bytes",
+			Help: "WAL that PostgreSQL keeps for our slot."}),
+		parked: prometheus.NewGauge(prometheus.GaugeOpts{Name: "relay_parked_deliveries",
+			Help: "Deliveries that wait in the table."}),
+		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{Name: "relay_quarantined_rows",
+			Help: "Rows in quarantine."}),
+	}
+	d.registry.MustRegister(g.slotLag, g.parked, g.quarantined)
+	fromLoad := func(name, help string, f func(l *leader) float64) {
+		d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if l := d.current.Load(); l != nil {
+				return f(l)
+			}
+			return 0
+		}))
+	}
+	fromLoad("relay_window_deliveries", "Deliveries that are in memory only.", func(l *leader) float64 { return float64(l.dispatcher.Load().Window) })
+	fromLoad("relay_window_bytes", "Bodies of deliveries that are in memory only.", func(l *leader) float64 { return float64(l.dispatcher.Load().WindowBytes) })
+	fromLoad("relay_attempts_in_flight", "Attempts on the wire.", func(l *leader) float64 { return float64(l.dispatcher.Load().InFlight) })
+	fromLoad("relay_outstanding_transactions", "Transactions that are not wholly recorded.", func(l *leader) float64 { return float64(l.watermark.Outstanding()) })
+	fromLoad("relay_subscriptions", "Subscriptions of all tenants.", func(l *leader) float64 { return float64(l.dir.Len()) })
+	fromLoad("relay_epoch", "Epoch of this leader.", func(l *leader) float64 { return float64(l.state.Epoch) })
+	return g
+}
+
+// Intervals of watch.
+const (
+	slotEvery        = 10 * time.Second
+	publicationEvery = time.Minute
+)
+
+// watch looks at the slot and at the publication from time to time, and notices
+// a recorded position that does not move.
+func (l *leader) watch(ctx context.Context) error {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	var slotAt, publicationAt time.Time
+	for {
+		now := time.Now()
+		l.noteMovement(now)
+		if now.Sub(slotAt) >= slotEvery {
+			slotAt = now
+			l.lookAtSlot(ctx)
+		}
+		if now.Sub(publicationAt) >= publicationEvery {
+			publicationAt = now
+			if err := l.d.publication().Check(ctx, l.d.pool); err != nil && ctx.Err() == nil {
+				if s := cdc.Classify(err); s == cdc.StatePublicationMissing || s == cdc.StatePublicationIncomplete {
+					return err
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+		}
+	}
+}
+
+// lookAtSlot reads what only the database knows, in one statement.
+func (l *leader) lookAtSlot(ctx context.Context) {
+	const q = `
+SELECT coalesce((SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) FROM pg_replication_slots WHERE slot_name = $1), 0)::float8,
+       (SELECT count(*) FROM relay.quarantine)::float8`
+	var lag, quarantined float64
+	if err := l.d.pool.QueryRow(ctx, q, l.state.Slot).Scan(&lag, &quarantined); err != nil {
+		if ctx.Err() == nil {
+			l.databaseError(err)
+		}
+		return
+	}
+	l.d.gauges.slotLag.Set(lag)
+	l.d.gauges.quarantined.Set(quarantined)
+	l.d.gauges.parked.Set(float64(l.dispatcher.Parked()))
+}
+
+// noteMovement remembers when the recorded position last moved, or nothing
+// waited.
+func (l *leader) noteMovement(now time.Time) {
+	pos := l.watermark.Position()
+	if pos != l.lastPosition || l.watermark.Outstanding() == 0 {
+		l.lastPosition = pos
+		l.movedAt.Store(now.UnixNano())
+	}
+}
+
+// stalled is how long the recorded position has not moved although events wait.
+func (l *leader) stalled() time.Duration {
+	at := l.movedAt.Load()
+	if at == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, at))
+}
