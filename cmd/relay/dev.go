@@ -1,0 +1,31 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outbox-relay/relay/internal/dev"
+)
+
+func newDev() *cobra.Command {
+	o := dev.Options{LogLevel: slog.LevelWarn, Version: version}
+	c := &cobra.Command{
+		Use:   "dev",
+		Short: "Watch it work: a throw-away PostgreSQL, the relay, a receiver and example modules",
+		Long: "Start a throw-away PostgreSQL, the relay, a receiver that verifies signatures, and the example\n" +
+			"modules, and show each row committed and each webhook arriving. Nothing of it stays.\n\n" +
+			"With --exit-after it stops by itself, and the exit code is 0 only if every committed event\n" +
+			"arrived and verified. It needs PostgreSQL's server binaries, and no running server.",
+		Example: "  relay dev\n  relay dev --exit-after 20s",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.OutOrStdout()
+			return dev.Run(cmd.Context(), o)
+		},
+	}
+	c.Flags().DurationVar(&o.ExitAfter, "exit-after", 0, "stop by itself after this time")
+	c.Flags().DurationVar(&o.Every, "every", time.Second, "time between two calls of the example modules; 0 for none")
+	return c
+}

@@ -1,0 +1,123 @@
+// Command relay is the transactional outbox relay for PostgreSQL.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outbox-relay/relay/internal/config"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes, the same for every command.
+const (
+	exitFailed    = 1
+	exitUsage     = 2
+	exitConfig    = 3
+	exitUnhealthy = 4
+)
+
+// usageError is a fault in how a command was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// unhealthyError says that what was checked is not as it should be.
+type unhealthyError struct{ error }
+
+func (e unhealthyError) Unwrap() error { return e.error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process at once
+	}()
+	os.Exit(execute(ctx, newRoot(), os.Args[1:]))
+}
+
+// execute runs a command and returns the exit code.
+func execute(ctx context.Context, root *cobra.Command, args []string) int {
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var (
+		faulty    *config.Error
+		usage     usageError
+		unhealthy unhealthyError
+	)
+	fmt.Fprintf(root.ErrOrStderr(), "relay: %s\n", err)
+	switch {
+	case errors.As(err, &faulty):
+		return exitConfig
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &unhealthy):
+		return exitUnhealthy
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "relay",
+		Short: "Deliver committed outbox rows of PostgreSQL as signed webhooks",
+		Long: "relay tails an outbox table through logical replication and delivers each committed row,\n" +
+			"signed, at least once, to every webhook subscription that matches it.",
+		Example:       "  relay migrate --database-url postgres://localhost/app\n  relay run --config /etc/relay/relay.yaml",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.SetVersionTemplate("relay {{.Version}}\n")
+	config.AddFlags(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newRun(), newMigrate(), newDev(), newVersion())
+	for _, c := range root.Commands() {
+		usageArgs(c)
+	}
+	return root
+}
+
+// usageArgs makes wrong arguments exit as wrong usage.
+func usageArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	if c.RunE == nil && c.HasSubCommands() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q; see %q", args[0], cmd.CommandPath(), cmd.CommandPath()+" --help")}
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageArgs(sub)
+	}
+}
+
+// loadConfig reads the configuration for a command and requires the keys.
+func loadConfig(cmd *cobra.Command, keys ...string) (*config.Config, error) {
+	cfg, err := config.Load(config.LoadOptions{Flags: cmd.Flags(), Environ: os.Environ()})
+	if err != nil {
+		return nil, err
+	}
+	return cfg, cfg.Require(keys...)
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+)
+
+func newRun() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon",
+		Long: "Run the daemon: stream the outbox, deliver, retry, record.\n\n" +
+			"SIGTERM or Ctrl-C drains and stops; a second one stops at once. SIGHUP reads the configuration\n" +
+			"again: a faulty one is refused with its faults, and the old one stays in force.\n" +
+			"A second instance waits until the first one is gone, and takes over.",
+		Example: "  relay run --config /etc/relay/relay.yaml\n  RELAY_DATABASE_URL=postgres://relay@db/app relay run",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd, "database.url")
+			if err != nil {
+				return err
+			}
+			log, level := newLog(os.Stderr, cfg.Log)
+			d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Level: level, Version: version,
+				Reload: func() (*config.Config, error) { return loadConfig(cmd, "database.url") }})
+			if err != nil {
+				return err
+			}
+			log.Info("relay starts", "version", version, "config", cfg.File(), "http", d.Addr())
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			reloads, stop := context.WithCancel(cmd.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for {
+					select {
+					case <-reloads.Done():
+						return
+					case <-hup:
+						if err := d.Reload(); err != nil {
+							log.Error("configuration not reloaded, the old one stays in force", "error", err)
+						}
+					}
+				}
+			}()
+			err = d.Run(cmd.Context())
+			stop()
+			<-done
+			if errors.Is(err, context.Canceled) {
+				err = nil
+			}
+			log.Info("relay stopped")
+			return err
+		},
+	}
+}
