@@ -19,7 +19,7 @@ func newLog(w io.Writer, c config.Log) (*slog.Logger, *slog.LevelVar) {
 	terminal := isFile && isTerminal(f)
 	if c.Format == config.LogFormatText || (c.Format == config.LogFormatAuto && terminal) {
 		plain := !terminal || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: plain})), level
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: plain})), level
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), level
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/deliver/webhook"
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
@@ -222,6 +223,8 @@ func classify(err error) cdc.State {
 		return cdc.StateSlotMissing
 	case errors.Is(err, deliver.ErrSuperseded):
 		return cdc.StateStandby
+	case errors.Is(err, migrate.ErrOutdated), errors.Is(err, migrate.ErrNewer):
+		return cdc.StateMisconfigured
 	case errors.Is(err, errLetGo):
 		return cdc.StateShuttingDown
 	}
@@ -234,7 +237,7 @@ func (d *Daemon) Status() Status {
 	s.State, s.Detail, s.Since = d.states.get()
 	if l := d.current.Load(); l != nil {
 		s.Epoch = l.state.Epoch
-		s.Recorded = l.watermark.Position().End.String()
+		s.Recorded = l.recordedEnd().String()
 		s.Outstanding = l.watermark.Outstanding()
 		load := l.dispatcher.Load()
 		s.InFlight, s.Window = load.InFlight, load.Window

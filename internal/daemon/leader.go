@@ -38,6 +38,7 @@ type leader struct {
 	batches chan []cdc.Item
 	log     *slog.Logger
 
+	recorded     atomic.Uint64 // end up to which everything is committed; only grows
 	backfilling  atomic.Bool
 	lastRequest  int64        // belongs to listen
 	lastPosition cdc.Position // belongs to watch
@@ -54,6 +55,7 @@ func (t tracker) Position() deliver.Position {
 }
 
 func (t tracker) Recorded(p deliver.Position) {
+	t.l.recorded.Store(p.End) // only the Recorder calls, with positions that grow
 	s := t.l.stream.Load()
 	if s == nil {
 		return
@@ -103,10 +105,11 @@ func (d *Daemon) streamOptions() cdc.StreamOptions {
 func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 	cfg := l.d.cfg()
 	var err error
-	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot); err != nil {
+	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot, l.id); err != nil {
 		return err
 	}
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
+	l.recorded.Store(uint64(l.state.Position.End))
 	l.dir = deliver.NewDirectory()
 	settled, err := deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot)
 	if err != nil {
@@ -363,7 +366,7 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 		conn.Close()
 		return nil, fmt.Errorf("%w: the slot stands at %s, and this relay has received up to %s", deliver.ErrSuperseded, slot.ConfirmedFlush, arrived)
 	}
-	stream, err := conn.Start(ctx, l.d.streamOptions(), arrived, l.watermark.Position().End)
+	stream, err := conn.Start(ctx, l.d.streamOptions(), arrived, l.recordedEnd())
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -379,6 +382,10 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 	l.stream.Store(stream)
 	return stream, nil
 }
+
+// recordedEnd is how far everything is committed. The watermark may be further:
+// it counts what the Recorder is writing.
+func (l *leader) recordedEnd() cdc.LSN { return cdc.LSN(l.recorded.Load()) }
 
 // databaseError is told of what fails on ordinary connections.
 func (l *leader) databaseError(err error) {

@@ -30,36 +30,26 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 		return progress.State{}, err
 	}
 	slot := d.cfg().CDC.Slot
-	created, err := d.publication().Ensure(ctx, d.pool)
-	if err != nil {
-		return progress.State{}, err
-	}
 	state, err := progress.Load(ctx, d.pool, slot)
-	first := errors.Is(err, progress.ErrNone)
-	if err != nil && !first {
+	if errors.Is(err, progress.ErrNone) {
+		return d.firstStart(ctx, conn)
+	}
+	if err != nil {
 		return state, err
 	}
-	if !first {
-		if err := state.Check(conn.Identity()); err != nil {
-			return state, err
-		}
+	if err := state.Check(conn.Identity()); err != nil {
+		return state, err
 	}
-	if created {
-		d.log.Info("publication created", "publication", d.cfg().CDC.Publication)
-		if !first {
-			d.log.Error("the publication was missing although this relay has run before: rows written meanwhile are not in the stream",
-				"publication", d.cfg().CDC.Publication)
-		}
+	// It is not made again by itself: rows that were written while it was missing
+	// are not in the stream, and somebody has to know.
+	if err := d.publication().Check(ctx, d.pool); err != nil {
+		return state, fmt.Errorf("%w; once it is there again, %s", err, wayOut(slot))
 	}
 	found, err := cdc.InspectSlot(ctx, d.pool, slot)
 	if err != nil {
 		return state, err
 	}
 	switch {
-	case first && found.Active:
-		return state, fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
-	case first:
-		return d.firstStart(ctx, conn, found.Exists)
 	case !found.Exists:
 		return state, fmt.Errorf("%w: slot %s does not exist, and progress stands at %s; %s",
 			ErrSlotGap, slot, state.Position.End, wayOut(slot))
@@ -80,26 +70,53 @@ func wayOut(slot string) string {
 		"DELETE FROM relay.progress WHERE slot = '%[1]s';", slot)
 }
 
-// firstStart makes the slot and notes the snapshot of the rows that were
-// committed before it. A slot without progress is a first start that was cut
-// off between the two: its snapshot is lost, so it is made again.
-func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn, leftOver bool) (progress.State, error) {
+// firstStart makes the publication and the slot, and notes the snapshot of the
+// rows that were committed before it. Two instances may come at once: a lock lets
+// one of them do it. A slot without progress is a first start that was cut off
+// between the two; its snapshot is lost, so it is made again.
+func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn) (progress.State, error) {
 	cfg := d.cfg().CDC
-	if leftOver {
+	guard, err := d.direct(ctx)
+	if err != nil {
+		return progress.State{}, err
+	}
+	defer func() { _ = guard.Close(context.WithoutCancel(ctx)) }() // and with it the lock
+	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('relay.first_start.' || $1, 0))", cfg.Slot); err != nil {
+		return progress.State{}, fmt.Errorf("lock the first start: %w", err)
+	}
+	state, err := progress.Load(ctx, d.pool, cfg.Slot)
+	if !errors.Is(err, progress.ErrNone) {
+		return state, err // the other one has done it
+	}
+	created, err := d.publication().Ensure(ctx, d.pool)
+	if err != nil {
+		return state, err
+	}
+	if created {
+		d.log.Info("publication created", "publication", cfg.Publication)
+	}
+	found, err := cdc.InspectSlot(ctx, d.pool, cfg.Slot)
+	if err != nil {
+		return state, err
+	}
+	if found.Active {
+		return state, fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
+	}
+	if found.Exists {
 		if _, err := d.pool.Exec(ctx, "SELECT pg_drop_replication_slot($1)", cfg.Slot); err != nil {
-			return progress.State{}, fmt.Errorf("drop slot %s, which no progress belongs to: %w", cfg.Slot, err)
+			return state, fmt.Errorf("drop slot %s, which no progress belongs to: %w", cfg.Slot, err)
 		}
 	}
 	made, err := conn.CreateSlot(ctx, cfg.Slot, cfg.Failover)
 	if err != nil {
-		return progress.State{}, err
+		return state, err
 	}
 	snapshot, err := d.readSnapshot(ctx, made.Snapshot)
 	if err != nil {
-		return progress.State{}, err
+		return state, err
 	}
 	id := conn.Identity()
-	state := progress.State{Slot: cfg.Slot, SystemID: id.SystemID, Timeline: id.Timeline,
+	state = progress.State{Slot: cfg.Slot, SystemID: id.SystemID, Timeline: id.Timeline,
 		Position: cdc.Position{End: made.ConsistentPoint}, Backfill: snapshot}
 	if err := progress.Create(ctx, d.pool, state); err != nil {
 		return state, err

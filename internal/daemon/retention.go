@@ -39,7 +39,7 @@ func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition stri
 		k.seen[partition] = at
 		return false, nil
 	}
-	return l.watermark.Position().End >= at, nil
+	return l.recordedEnd() >= at, nil
 }
 
 // always lets delivery records go by age alone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -108,7 +109,7 @@ func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (chan
 // with its lanes, stays the same over changes: deliveries on their way keep it.
 func (d *Directory) put(s *Subscription) *Endpoint {
 	ep := d.byID[s.ID]
-	if ep != nil && ep.Subscription().UpdatedAt.Equal(s.UpdatedAt) && ep.Subscription().Active == s.Active {
+	if ep != nil && reflect.DeepEqual(ep.Subscription(), s) {
 		return nil
 	}
 	if ep == nil {
