@@ -39,7 +39,8 @@ type StreamOptions struct {
 	Slot        string
 	Publication string
 	// StatusInterval is the longest time between two status updates. It is
-	// lowered to a third of the server's wal_sender_timeout.
+	// lowered to a third of the server's wal_sender_timeout and of
+	// SilenceTimeout.
 	StatusInterval time.Duration
 	// SilenceTimeout is how long nothing may arrive.
 	SilenceTimeout time.Duration
@@ -56,6 +57,9 @@ type Stream struct {
 	received  atomic.Uint64 // highest end or keepalive position of this session; only grows
 	lastRead  atomic.Int64  // unix nanoseconds of the last byte from the server
 	nudged    atomic.Bool   // Confirm wants the loop to look
+
+	expired  bool // the read deadline has passed: it must be set before the next read
+	buffered int  // bytes of an unfinished message at the last look
 
 	sent        LSN // flush position of the last status update
 	lastStatus  time.Time
@@ -95,20 +99,28 @@ func (c *Conn) Start(ctx context.Context, opts StreamOptions, start, recorded LS
 	if err != nil {
 		return nil, fmt.Errorf("take over replication connection: %w", err)
 	}
+	return newStream(hijacked, opts, c.senderTimeout, start, recorded), nil
+}
+
+func newStream(hijacked *pgconn.HijackedConn, opts StreamOptions, senderTimeout time.Duration, start, recorded LSN) *Stream {
 	s := &Stream{hijacked: hijacked, opts: opts, interval: opts.StatusInterval, decoder: NewDecoder()}
 	if s.interval <= 0 {
 		s.interval = 10 * time.Second
 	}
-	if t := c.senderTimeout / 3; t > 0 && t < s.interval {
+	if t := senderTimeout / 3; t > 0 && t < s.interval {
 		s.interval = t
 	}
 	if s.opts.SilenceTimeout <= 0 {
 		s.opts.SilenceTimeout = 30 * time.Second
 	}
+	// An idle server speaks when asked, so it must be asked in time.
+	if t := s.opts.SilenceTimeout / 3; t < s.interval {
+		s.interval = t
+	}
 	s.received.Store(uint64(start))
 	s.confirmed.Store(uint64(recorded))
 	s.lastRead.Store(time.Now().UnixNano())
-	return s, nil
+	return s
 }
 
 func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
@@ -227,15 +239,14 @@ func (s *Stream) handOver(ctx context.Context, out chan<- []Item, batch []Item) 
 
 // receive returns the next message, or nil when a timer ended the wait.
 func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
-	if s.hijacked.Frontend.ReadBufferLen() == 0 {
+	// A passed deadline fails every read, also in the middle of a message and
+	// when bytes are there.
+	if s.expired || s.hijacked.Frontend.ReadBufferLen() == 0 {
 		if err := s.statusIfDue(); err != nil {
 			return nil, err
 		}
-		wait := time.Until(s.lastStatus.Add(s.interval))
-		if s.Confirmed() > s.sent {
-			wait = min(wait, time.Until(s.lastStatus.Add(minStatusGap)))
-		}
-		_ = s.hijacked.Conn.SetReadDeadline(time.Now().Add(max(wait, time.Millisecond)))
+		_ = s.hijacked.Conn.SetReadDeadline(s.nextTimer())
+		s.expired = false
 		if s.nudged.Swap(false) || ctx.Err() != nil {
 			return nil, nil
 		}
@@ -247,7 +258,13 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 	}
 	var nerr net.Error
 	if errors.As(err, &nerr) && nerr.Timeout() {
-		if quiet := time.Since(s.LastActivity()); quiet > s.opts.SilenceTimeout {
+		s.expired = true
+		// A large row on a slow line comes in many pieces: they are life too.
+		if n := s.hijacked.Frontend.ReadBufferLen(); n != s.buffered {
+			s.buffered = n
+			s.lastRead.Store(time.Now().UnixNano())
+		}
+		if quiet := time.Since(s.LastActivity()); quiet >= s.opts.SilenceTimeout {
 			return nil, fmt.Errorf("%w for %s", ErrSilent, quiet.Round(time.Second))
 		}
 		return nil, nil
@@ -256,6 +273,28 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 		return nil, ctx.Err()
 	}
 	return nil, fmt.Errorf("read replication stream: %w", err)
+}
+
+// nextTimer is when a wait for the server must end: for a status update, for a
+// confirmation, or because the server has been silent for too long.
+func (s *Stream) nextTimer() time.Time {
+	at := s.lastStatus.Add(s.interval)
+	if s.Confirmed() > s.sent {
+		at = earlier(at, s.lastStatus.Add(minStatusGap))
+	}
+	at = earlier(at, s.LastActivity().Add(s.opts.SilenceTimeout))
+	// A deadline that has passed already would read nothing at all.
+	if soon := time.Now().Add(time.Millisecond); at.Before(soon) {
+		return soon
+	}
+	return at
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // take turns a message of the connection into an Item.
@@ -327,7 +366,8 @@ func (s *Stream) statusIfDue() error {
 	since := time.Since(s.lastStatus)
 	switch {
 	case s.Confirmed() > s.sent && since >= minStatusGap:
-		return s.sendStatus(false)
+		// Confirmations of a backlog may go out for long while nothing comes in.
+		return s.sendStatus(time.Since(s.LastActivity()) >= s.interval)
 	case since >= s.interval:
 		// Ask for a reply: it tells life from silence.
 		return s.sendStatus(true)
@@ -385,6 +425,12 @@ func (s *Stream) Close(grace time.Duration) error {
 	}
 	for {
 		msg, err := s.hijacked.Frontend.Receive()
+		var nerr net.Error
+		if errors.As(err, &nerr) && nerr.Timeout() && time.Now().Before(deadline) {
+			// A late Confirm, or the end of Run's context, set its own deadline.
+			_ = s.hijacked.Conn.SetReadDeadline(deadline)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("wait for the end of the stream: %w", err)
 		}

@@ -32,8 +32,10 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // backfill delivers the rows that were committed before the slot existed. They
-// are ordered by transaction id, which is the nearest to commit order that the
-// table knows, and within a transaction by where they stand.
+// are ordered by the time in their id (its default is a UUID of version 7), which
+// is when they were inserted: commit order for the rows of one key whose writers
+// lock what the key stands for. Transaction ids are not: one is taken before the
+// lock is waited for. They order rows with other ids, and rows of one instant.
 func (l *leader) backfill(ctx context.Context) error {
 	l.log.Info("reading rows from before the slot")
 	for {
@@ -66,8 +68,10 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	table := pgx.Identifier(strings.Split(l.d.cfg().Outbox.Table, ".")).Sanitize()
+	id := pgx.Identifier{mappingOptions(l.d.cfg()).Columns.ID}.Sanitize()
 	rows, err := conn.Query(ctx, "SELECT * FROM "+table+
-		" WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) ORDER BY xid, tableoid, ctid",
+		" WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot)"+
+		" ORDER BY CASE WHEN substr("+id+"::text, 15, 1) = '7' THEN substr("+id+"::text, 1, 18) END COLLATE \"C\", xid, tableoid, ctid",
 		pgx.QueryExecModeSimpleProtocol, l.state.Backfill)
 	if err != nil {
 		return 0, err

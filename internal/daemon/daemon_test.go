@@ -360,3 +360,48 @@ func TestDaemon_KeepsOrderThroughAnOutageOfTheReceiver(t *testing.T) {
 		t.Errorf("%d rows stay parked", n)
 	}
 }
+
+// A small window, a short hand-over and an endpoint that is slow and fails at
+// random send most deliveries through the table and back.
+func TestDaemon_LosesNothingOnTheWayThroughTheTable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "RELAY_DELIVER_WINDOW_EVENTS=100", "RELAY_DELIVER_HANDOVER_AFTER=30ms",
+		"RELAY_DELIVER_RETRY_SCHEDULE="+strings.Repeat("0s,10ms,", 30)+"1s")
+	rec := newReceiver(t)
+	rec.setAnswer(func(_ arrival, n int) int {
+		switch {
+		case n%97 == 0:
+			time.Sleep(60 * time.Millisecond) // slower than the hand-over
+		case n%7 == 0:
+			return 500
+		}
+		return 200
+	})
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	const total = 6000
+	r.exec(fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
+		INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES ('acme', 'sales_order', 'o' || i %% 300,
+		'sales_order.confirmed', json_build_object('order_id', 'o' || i %% 300, 'order_number', i::text, 'amount', '1500.00', 'currency', 'EUR'));
+		COMMIT; END LOOP; END $$`, total))
+	delivered := func() int {
+		return r.number("SELECT count(*) FROM relay.deliveries WHERE status = 'DELIVERED'")
+	}
+	last, since := 0, time.Now()
+	r.eventuallyWithin(90*time.Second, "all are delivered", func() bool {
+		n := delivered()
+		if n != last {
+			last, since = n, time.Now()
+		}
+		if time.Since(since) > 10*time.Second {
+			t.Fatalf("delivery stands still at %d of %d; %d parked, %d due, %d heads; %+v", n, total,
+				r.number("SELECT count(*) FROM relay.parked"), r.number("SELECT count(*) FROM relay.parked WHERE next_attempt_at < now()"),
+				r.number("SELECT count(*) FROM relay.parked WHERE next_attempt_at IS NOT NULL"), d.Status())
+		}
+		return n == total
+	})
+	d.stop()
+	if n := r.number("SELECT count(*) FROM relay.parked"); n != 0 {
+		t.Errorf("%d rows stay parked", n)
+	}
+}

@@ -143,7 +143,11 @@ func (d *Daemon) readSnapshot(ctx context.Context, name string) (string, error) 
 		return "", fmt.Errorf("import snapshot %s: %w", name, err)
 	}
 	var s string
-	if err := tx.QueryRow(ctx, "SELECT pg_current_snapshot()::text").Scan(&s); err != nil {
+	// A slot's snapshot may have an xmax below its xmin, which is the bound that counts then; as text it would
+	// not be taken back.
+	const q = `SELECT CASE WHEN pg_snapshot_xmin(s) > pg_snapshot_xmax(s) THEN pg_snapshot_xmin(s)::text || ':' || pg_snapshot_xmin(s)::text || ':'
+            ELSE s::text END FROM pg_current_snapshot() AS s`
+	if err := tx.QueryRow(ctx, q).Scan(&s); err != nil {
 		return "", fmt.Errorf("read exported snapshot: %w", err)
 	}
 	return s, nil

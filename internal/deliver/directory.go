@@ -176,6 +176,10 @@ func (d *Directory) Match(tenant, eventType string) []*Endpoint {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// A change may have come in between and put another index in this one's place.
+	if t = d.tenants[tenant]; t == nil {
+		return nil
+	}
 	if t.memo == nil || len(t.memo) >= maxMemo {
 		t.memo = make(map[string][]*Endpoint)
 	}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Options are the knobs of delivery. Zero values are not defaults: the
@@ -54,6 +56,8 @@ type Dispatcher struct {
 	windowN  int
 	windowB  int64
 	loaded   int
+	starved  bool                   // rows of some endpoint are due, and too many of others are loaded
+	reviving map[uuid.UUID]struct{} // dead deliveries whose way back is not committed
 	backlog  map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
 	stopping bool
 
@@ -71,7 +75,8 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 	p := &Dispatcher{
 		opts: opts, sink: sink, rec: rec, settled: settled, metrics: m, log: log,
 		attemptCtx: ctx, abort: cancel,
-		backlog: make(map[*Endpoint]struct{}), room: make(chan struct{}, 1), load: make(chan struct{}, 1),
+		reviving: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
+		room: make(chan struct{}, 1), load: make(chan struct{}, 1),
 	}
 	rec.onCommit = p.committed
 	return p
@@ -121,7 +126,7 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 	giveUp := d.arrived.Add(p.opts.HandoverAfter)
 	for {
 		if d.ep.lanes.removed {
-			p.submit(op{kind: opEnded, d: d, status: StatusCancelled, at: d.arrived, settles: true})
+			p.cancel(d, d.arrived)
 			p.mu.Unlock()
 			return nil
 		}
@@ -345,6 +350,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 			if out.Success() {
 				st = StatusDelivered
 			}
+			p.metrics.ended(d.flight, st, now)
 			p.submitEnded(d, st, out, now)
 		}
 		p.dropLane(l)
@@ -363,7 +369,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.failed(d, out, now)
 	}
 	p.enring(d.ep)
-	if s.total > s.loaded {
+	if s.total > s.loaded || p.starved {
 		poke(p.load)
 	}
 }
@@ -377,6 +383,7 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	if out.Gone && !s.disabled {
 		s.disabled = true
 		p.submit(op{kind: opDisable, ep: d.ep, text: "gone: the endpoint answered 410"})
+		defer p.parkIdle(d.ep)
 	}
 	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)
 	if !more {
@@ -434,10 +441,14 @@ func (p *Dispatcher) dropLane(l *lane) {
 }
 
 // advance lets the next delivery of a lane go, from memory or from the table.
+// When nothing may start any more, all of it goes to the table.
 func (p *Dispatcher) advance(l *lane) {
 	if len(l.queue) > 0 {
-		p.makeReady(l)
-		return
+		if !l.ep.lanes.disabled && !p.stopping {
+			p.makeReady(l)
+			return
+		}
+		p.parkRest(l)
 	}
 	p.dropLane(l)
 	if l.ep.lanes.parked[l.key] > 0 {
@@ -486,6 +497,9 @@ func (p *Dispatcher) committed(batch []op) {
 		o := &batch[i]
 		if o.ep == nil {
 			continue
+		}
+		if o.kind == opRevive {
+			delete(p.reviving, o.id)
 		}
 		s := &o.ep.lanes
 		if o.touchesTable() {
@@ -606,7 +620,7 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 				continue
 			}
 			p.release(d)
-			p.submit(op{kind: opEnded, d: d, status: StatusCancelled, at: now, settles: true})
+			p.cancel(d, now)
 		}
 		if keepHead {
 			l.queue = l.queue[:1]
@@ -617,6 +631,13 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 	}
 	s.parked, s.total = make(map[uint64]int32), 0
 	p.submit(op{kind: opCancel, ep: ep})
+	poke(p.load) // what was loaded of it has made room
+}
+
+// cancel ends a delivery without a row whose subscription is gone.
+func (p *Dispatcher) cancel(d *Delivery, now time.Time) {
+	p.metrics.ended(d.flight, StatusCancelled, now)
+	p.submit(op{kind: opEnded, d: d, status: StatusCancelled, at: now, settles: true})
 }
 
 // parkIdle parks what waits in memory for an endpoint; attempts on the wire end.

@@ -108,8 +108,18 @@ type wish struct {
 	eps   []*Endpoint
 	ids   [][16]byte
 	lanes []int32 // so many lanes of each
-	skip  []int64 // lanes that are in memory, or whose rows are being written
-	now   time.Time
+
+	// Lanes that are in memory, or whose rows are being written: a key stands for
+	// another lane at each endpoint.
+	skipID   [][16]byte
+	skipLane []int64
+
+	now time.Time
+}
+
+func (w *wish) skip(ep *Endpoint, lane uint64) {
+	w.skipID = append(w.skipID, ep.id)
+	w.skipLane = append(w.skipLane, int64(lane)) //nolint:gosec // bits
 }
 
 // wanted picks endpoints with due rows and room, and tells how long nothing will
@@ -119,6 +129,7 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	defer p.mu.Unlock()
 	w := wish{now: now}
 	wait := time.Minute
+	p.starved = false
 	budget := maxLoaded - p.loaded
 	for ep := range p.backlog {
 		s := &ep.lanes
@@ -133,8 +144,9 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 			wait = min(wait, d)
 			continue
 		}
-		room := min(2*p.concurrency(s)-len(s.lanes), budget)
+		room := min(2*p.concurrency(s)-s.fromTable(), budget)
 		if room <= 0 {
+			p.starved = p.starved || budget <= 0
 			continue // finish looks again
 		}
 		if len(w.eps) == maxEndpointsAtOnce {
@@ -147,12 +159,12 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 		w.ids = append(w.ids, ep.id)
 		w.lanes = append(w.lanes, int32(room)) //nolint:gosec // small
 		for key := range s.lanes {
-			w.skip = append(w.skip, int64(key)) //nolint:gosec // bits
+			w.skip(ep, key)
 		}
 		for key, u := range s.unsettle {
 			u.missed = true
 			s.unsettle[key] = u
-			w.skip = append(w.skip, int64(key)) //nolint:gosec // bits
+			w.skip(ep, key)
 		}
 	}
 	return w, wait
@@ -167,17 +179,22 @@ func (p *Dispatcher) again(w wish) {
 	}
 }
 
+// orEmpty keeps a nil slice from becoming NULL.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if w.skip == nil {
-		w.skip = []int64{}
-	}
 	byID := make(map[uuid.UUID]*Endpoint, len(w.eps))
 	for _, ep := range w.eps {
 		byID[ep.id] = ep
 	}
-	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, w.skip, maxFollower)
+	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), maxFollower)
 	if err != nil {
 		return err
 	}

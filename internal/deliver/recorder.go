@@ -333,5 +333,11 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entri
 func (r *Recorder) try(ctx context.Context, b *pgx.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return r.db.SendBatch(ctx, b).Close()
+	// A Batch remembers the prepared statements of the connection that it was
+	// sent on, and the next try may be on another one.
+	fresh := &pgx.Batch{}
+	for _, q := range b.QueuedQueries {
+		fresh.Queue(q.SQL, q.Arguments...)
+	}
+	return r.db.SendBatch(ctx, fresh).Close()
 }

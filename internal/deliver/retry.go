@@ -17,6 +17,13 @@ import (
 // once, a dead one waits again with its whole schedule before it. Anything else
 // is left alone. The request row is deleted with it.
 func (p *Dispatcher) Retry(ctx context.Context, db Pool, dir *Directory, id uuid.UUID, request int64) error {
+	p.mu.Lock()
+	_, asked := p.reviving[id]
+	p.mu.Unlock()
+	if asked { // twice, before the first was carried out
+		p.rec.add(op{kind: opForget, forget: forget{request: request}})
+		return nil
+	}
 	var sub uuid.UUID
 	err := db.QueryRow(ctx, "SELECT subscription_id FROM relay.parked WHERE id = $1", id).Scan(&sub)
 	switch {
@@ -58,6 +65,7 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 		next = time.Now()
 	}
 	s.addParked(lane)
+	p.reviving[id] = struct{}{}
 	p.submit(op{kind: opRevive, ep: ep, lane: lane, id: id, next: next, forget: forget{request: request}})
 	return nil
 }
