@@ -70,7 +70,7 @@ func (k *stateKeeper) set(s cdc.State, detail string) {
 	if same {
 		level = slog.LevelDebug // the state was told; its detail changes with each try
 	}
-	k.log.Log(context.Background(), level, "state", "state", string(s), "detail", detail)
+	k.log.Log(context.Background(), level, "state changed", "state", string(s), "detail", detail)
 }
 
 func (k *stateKeeper) get() (cdc.State, string, time.Time) {
