@@ -30,6 +30,11 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// configError is a fault in a file that the configuration names.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
 // unhealthyError says that what was checked is not as it should be.
 type unhealthyError struct{ error }
 
@@ -53,12 +58,13 @@ func execute(ctx context.Context, root *cobra.Command, args []string) int {
 	}
 	var (
 		faulty    *config.Error
+		file      configError
 		usage     usageError
 		unhealthy unhealthyError
 	)
 	fmt.Fprintf(root.ErrOrStderr(), "relay: %s\n", err)
 	switch {
-	case errors.As(err, &faulty):
+	case errors.As(err, &faulty), errors.As(err, &file):
 		return exitConfig
 	case errors.As(err, &usage):
 		return exitUsage
@@ -82,7 +88,8 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("relay {{.Version}}\n")
 	config.AddFlags(root.PersistentFlags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newMigrate(), newDev(), newVersion())
+	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newDeliveries(), newQuarantine(), newEvents(),
+		newStatus(), newConfig(), newVersion())
 	for _, c := range root.Commands() {
 		usageArgs(c)
 	}

@@ -66,7 +66,7 @@ func New(o Options) (*Daemon, error) {
 	if _, err := newMapper(o.Config); err != nil {
 		return nil, err
 	}
-	policy, err := egress.New(egressOptions(o.Config))
+	policy, err := egress.New(EgressOptions(o.Config))
 	if err != nil {
 		return nil, fmt.Errorf("egress policy: %w", err)
 	}
@@ -130,16 +130,20 @@ func (d *Daemon) appName() string { return "relay:" + d.cfg().CDC.Slot }
 
 func (d *Daemon) sink() deliver.Sink { return d.poster.Load() }
 
-func (d *Daemon) setPoster(c *Settings) {
-	perHost := 2 * c.Deliver.EndpointConcurrency
-	d.poster.Store(&webhook.Poster{
-		Transport: d.policy.Client(egress.TransportOptions{MaxIdleConns: max(1024, concurrency(c)), MaxIdleConnsPerHost: max(perHost, 64)}).Transport,
+func (d *Daemon) setPoster(c *Settings) { d.poster.Store(NewPoster(d.policy, c, d.opts.Version)) }
+
+// NewPoster returns the Sink that posts under a policy.
+func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Poster {
+	return &webhook.Poster{
+		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: max(1024, concurrency(c)),
+			MaxIdleConnsPerHost: max(2*c.Deliver.EndpointConcurrency, 64)}).Transport,
 		Timeout:   c.Deliver.Timeout,
-		UserAgent: "relay/" + d.opts.Version,
-	})
+		UserAgent: "relay/" + version,
+	}
 }
 
-func egressOptions(c *Settings) egress.Options {
+// EgressOptions are the settings of the egress policy that a configuration asks for.
+func EgressOptions(c *Settings) egress.Options {
 	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
 		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, ConnectTimeout: c.Deliver.ConnectTimeout,
 		HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
@@ -300,7 +304,7 @@ func (d *Daemon) Reload() error {
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
-	if err := d.policy.Reload(egressOptions(next)); err != nil {
+	if err := d.policy.Reload(EgressOptions(next)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
 	merged := *next

@@ -33,6 +33,7 @@ type intake struct {
 	metrics    *deliver.Metrics
 	log        *slog.Logger
 	refresh    func(ctx context.Context, id uuid.UUID) error
+	visible    func(ctx context.Context, xid uint32) error // waits until queries see the transaction
 
 	next atomic.Pointer[outbox.Mapper] // to be used from the next row on, after a reload
 
@@ -43,6 +44,7 @@ type intake struct {
 	index   int       // of the next row
 	resumed int       // rows of it that came in before the connection broke
 	passed  bool      // it was recorded by an earlier leader
+	xid     uint32    // its id; 0 once queries are known to see it
 }
 
 // run takes batches until ctx ends.
@@ -85,7 +87,7 @@ func (in *intake) take(ctx context.Context, it *cdc.Item) error {
 }
 
 func (in *intake) begin(it *cdc.Item) error {
-	in.commit, in.at, in.index, in.resumed = it.CommitLSN, it.CommitTime, 0, 0
+	in.commit, in.at, in.index, in.resumed, in.xid = it.CommitLSN, it.CommitTime, 0, 0, it.XID
 	// The start position was read before the slot was ours; the leader before us
 	// may have gone on in between.
 	in.passed = it.CommitLSN < in.start.End
@@ -205,6 +207,13 @@ func (in *intake) message(ctx context.Context, it *cdc.Item) error {
 	if err != nil {
 		in.log.Warn("message with a prefix of ours and foreign content", "prefix", it.Prefix)
 		return nil
+	}
+	// The stream brings a transaction a moment before queries see it.
+	if in.xid != 0 {
+		if err := in.visible(ctx, in.xid); err != nil {
+			return err
+		}
+		in.xid = 0
 	}
 	return in.refresh(ctx, id)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -126,7 +127,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 		return err
 	}
 	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
-		watermark: l.watermark, metrics: l.d.metrics, log: l.log, refresh: l.refresh, start: l.state.Position}
+		watermark: l.watermark, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
 		return err
 	}
@@ -401,6 +402,32 @@ func (l *leader) release() {
 	select {
 	case l.letGo <- struct{}{}:
 	default:
+	}
+}
+
+// awaitVisible returns when a transaction that came through the stream is seen by
+// queries. It is in the WAL first; its lock on its own id goes when it is seen.
+func (l *leader) awaitVisible(ctx context.Context, xid uint32) error {
+	const q = `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock'
+                 AND transactionid = $1::text::xid)`
+	for {
+		var running bool
+		wait := 2 * time.Millisecond
+		err := l.d.pool.QueryRow(ctx, q, strconv.FormatUint(uint64(xid), 10)).Scan(&running)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			l.databaseError(err)
+			wait = 200 * time.Millisecond
+		case !running:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
 	}
 }
 

@@ -33,4 +33,5 @@ var (
 	sqlHeal        = query("heal")
 	sqlLoad        = query("load")
 	sqlDue         = query("due")
+	sqlDeliveries  = query("deliveries")
 )

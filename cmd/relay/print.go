@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/outbox-relay/relay/internal/config"
+)
+
+// Output forms.
+const (
+	formText = "text"
+	formJSON = "json"
+)
+
+// addOutput gives a command the flag -o.
+func addOutput(c *cobra.Command, to *string) {
+	c.Flags().StringVarP(to, "output", "o", formText, "form of the output: text or json")
+	before := c.PreRunE
+	c.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if *to != formText && *to != formJSON {
+			return usageError{fmt.Errorf("-o %s: expected text or json", *to)}
+		}
+		if before != nil {
+			return before(cmd, args)
+		}
+		return nil
+	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// table prints rows in columns.
+func table(w io.Writer, head string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	if _, err := fmt.Fprintln(t, strings.ReplaceAll(head, " ", "\t")); err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if _, err := fmt.Fprintln(t, strings.Join(r, "\t")); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+// text prints labelled values.
+func text(w io.Writer, pairs ...[2]string) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	for _, p := range pairs {
+		if _, err := fmt.Fprintf(t, "%s\t%s\n", p[0], p[1]); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+func stamp(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05.000Z")
+}
+
+// printable keeps foreign text from moving the cursor or breaking the table.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+func orDash(s *string) string {
+	if s == nil || *s == "" {
+		return "-"
+	}
+	return printable(*s)
+}
+
+func parseID(what, s string) (uuid.UUID, error) {
+	id, err := uuid.Parse(s)
+	if err != nil {
+		return id, usageError{fmt.Errorf("%s %q: expected an id such as 01a21045-e54f-72f6-866b-2636175a6f62", what, s)}
+	}
+	return id, nil
+}
+
+// withDatabase opens the configured database for a command.
+func withDatabase(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error) error {
+	cfg, err := loadConfig(cmd, "database.url")
+	if err != nil {
+		return err
+	}
+	pc, err := pgxpool.ParseConfig(cfg.Database.URL)
+	if err != nil {
+		return fmt.Errorf("database.url: %s", config.Redact(err.Error()))
+	}
+	pc.ConnConfig.RuntimeParams["application_name"] = "relay " + cmd.Name()
+	pc.MaxConns = 2
+	db, err := pgxpool.NewWithConfig(cmd.Context(), pc)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	defer db.Close()
+	if err := checkSchema(cmd.Context(), db); err != nil {
+		return err
+	}
+	return f(cmd.Context(), cfg, db)
+}

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/signature"
+)
+
+func newSubscriptions() *cobra.Command {
+	c := &cobra.Command{
+		Use: "subscriptions", Aliases: []string{"subscription", "subs"}, Short: "Manage who gets which events where",
+		Long:    "Manage who gets which events where. A relay that runs takes a change in at once.",
+		Example: "  relay subscriptions add --tenant acme --url https://hooks.example.com/x --event 'payment.*'\n  relay subscriptions list",
+	}
+	c.AddCommand(newSubscriptionsAdd(), newSubscriptionsList(), newSubscriptionsShow(), newSubscriptionsRemove(),
+		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest())
+	return c
+}
+
+func newSubscriptionsAdd() *cobra.Command {
+	var tenant, url, key, keyFile, description, ordering, output string
+	var events []string
+	c := &cobra.Command{
+		Use: "add", Short: "Add a subscription and print its id", Args: cobra.NoArgs,
+		Long: "Add a subscription and print its id. Events are whole names (payment.received), a name part with a\n" +
+			"star (payment.*), or * for all. Without a secret one is made, and shown this once on stderr.",
+		Example: "  relay subscriptions add --tenant acme --url https://hooks.example.com/x --event payment.received --event 'sales_order.*'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if tenant == "" || url == "" || len(events) == 0 {
+				return usageError{errors.New("--tenant, --url and --event are required")}
+			}
+			if key != "" && keyFile != "" {
+				return usageError{errors.New("--secret and --secret-file exclude each other")}
+			}
+			if ordering != deliver.OrderingKey && ordering != deliver.OrderingNone {
+				return usageError{fmt.Errorf("--ordering %s: expected key or none", ordering)}
+			}
+			for _, e := range events {
+				if err := deliver.CheckPattern(e); err != nil {
+					return usageError{err}
+				}
+			}
+			made := false
+			switch {
+			case keyFile != "":
+				b, err := os.ReadFile(keyFile)
+				if err != nil {
+					return fmt.Errorf("read secret: %w", err)
+				}
+				key = strings.TrimSuffix(string(b), "\n")
+			case key == "":
+				key, made = signature.NewSecret(), true
+			}
+			if _, err := signature.NewSigner(key); err != nil {
+				return usageError{fmt.Errorf("secret: %w", err)}
+			}
+			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+				policy, err := egress.New(daemon.EgressOptions(cfg))
+				if err != nil {
+					return err
+				}
+				if _, err := policy.CheckURL(url); err != nil {
+					return usageError{fmt.Errorf("--url: %w (egress.allow and egress.require_https in the configuration decide)", err)}
+				}
+				warnUnknown(cmd, cfg, events)
+				sub := deliver.NewSubscription(tenant, url, events, key)
+				sub.Description, sub.Ordering = description, ordering
+				if err := (deliver.Subscriptions{DB: db}).Add(ctx, sub); err != nil {
+					return err
+				}
+				if output == formJSON {
+					return printJSON(cmd.OutOrStdout(), struct {
+						*deliver.Subscription
+						Secret string `json:"secret"`
+					}{sub, key})
+				}
+				if made {
+					_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "secret (shown this once): %s\n", key)
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), sub.ID)
+				return err
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&tenant, "tenant", "", "tenant whose events are wanted")
+	f.StringVar(&url, "url", "", "where to post them")
+	f.StringArrayVar(&events, "event", nil, "event name or pattern; repeatable")
+	f.StringVar(&key, "secret", "", "secret to sign with; other users of the machine may see a command line: prefer --secret-file")
+	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
+	f.StringVar(&description, "description", "", "a note for people")
+	f.StringVar(&ordering, "ordering", deliver.OrderingKey, "key: events of one key arrive in commit order; none: each on its own")
+	addOutput(c, &output)
+	return c
+}
+
+// warnUnknown says which patterns match no event type of the catalog.
+func warnUnknown(cmd *cobra.Command, cfg *config.Config, patterns []string) {
+	catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
+	if err != nil {
+		return // the daemon refuses such a configuration; a subscription does not depend on it
+	}
+	for _, p := range patterns {
+		sub := deliver.Subscription{Events: []string{p}}
+		known, nearest, best := false, "", 4
+		for _, t := range catalog.Types() {
+			known = known || sub.Matches(t.Name)
+			if d := levenshtein.ComputeDistance(p, t.Name); d < best {
+				nearest, best = t.Name, d
+			}
+		}
+		if known {
+			continue
+		}
+		hint := "; `relay events` lists the catalog"
+		if nearest != "" {
+			hint = fmt.Sprintf("; did you mean %s?", nearest)
+		}
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: no event type of the catalog matches %q%s\n", p, hint)
+	}
+}
+
+func subscriptionRow(s *deliver.Subscription) []string {
+	state := "active"
+	if !s.Active {
+		state = "disabled"
+	}
+	return []string{s.ID.String(), printable(s.TenantID), state, strings.Join(s.Events, ","), printable(s.URL), orDash(s.DisabledReason)}
+}
+
+func newSubscriptionsList() *cobra.Command {
+	var tenant, output string
+	c := &cobra.Command{
+		Use: "list", Short: "List subscriptions", Args: cobra.NoArgs,
+		Example: "  relay subscriptions list --tenant acme\n  relay subscriptions list -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
+				list, err := (deliver.Subscriptions{DB: db}).List(ctx, tenant)
+				if err != nil {
+					return err
+				}
+				if output == formJSON {
+					return printJSON(cmd.OutOrStdout(), map[string]any{"items": append([]deliver.Subscription{}, list...)})
+				}
+				rows := make([][]string, len(list))
+				for i := range list {
+					rows[i] = subscriptionRow(&list[i])
+				}
+				return table(cmd.OutOrStdout(), "ID TENANT STATE EVENTS URL REASON", rows)
+			})
+		},
+	}
+	c.Flags().StringVar(&tenant, "tenant", "", "only this tenant's")
+	addOutput(c, &output)
+	return c
+}
+
+func newSubscriptionsShow() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "show ID", Short: "Show one subscription", Args: cobra.ExactArgs(1),
+		Example: "  relay subscriptions show 01a21045-e54f-72f6-866b-2636175a6f62",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withSubscription(cmd, args[0], func(_ context.Context, _ *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
+				if output == formJSON {
+					return printJSON(cmd.OutOrStdout(), s)
+				}
+				row := subscriptionRow(s)
+				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
+					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"reason", row[5]}, [2]string{"ordering", s.Ordering},
+					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
+			})
+		},
+	}
+	addOutput(c, &output)
+	return c
+}
+
+func withSubscription(cmd *cobra.Command, arg string, f func(context.Context, *config.Config, *pgxpool.Pool, *deliver.Subscription) error) error {
+	id, err := parseID("subscription", arg)
+	if err != nil {
+		return err
+	}
+	return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+		s, err := (deliver.Subscriptions{DB: db}).Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		return f(ctx, cfg, db, s)
+	})
+}
+
+func newSubscriptionsRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove ID", Aliases: []string{"rm"}, Short: "Remove a subscription; what waits for it is cancelled", Args: cobra.ExactArgs(1),
+		Example: "  relay subscriptions remove 01a21045-e54f-72f6-866b-2636175a6f62",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, db *pgxpool.Pool, s *deliver.Subscription) error {
+				if err := (deliver.Subscriptions{DB: db}).Remove(ctx, s.ID); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "removed", s.ID)
+				return err
+			})
+		},
+	}
+}
+
+func newSubscriptionsSwitch(on bool) *cobra.Command {
+	name, short, done := "disable", "Disable a subscription; its events are kept and wait", "disabled"
+	if on {
+		name, short, done = "enable", "Enable a subscription; what waited is delivered", "enabled"
+	}
+	var reason string
+	c := &cobra.Command{
+		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
+		Example: "  relay subscriptions " + name + " 01a21045-e54f-72f6-866b-2636175a6f62",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, db *pgxpool.Pool, s *deliver.Subscription) error {
+				if err := (deliver.Subscriptions{DB: db}).SetActive(ctx, s.ID, on, reason); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), done, s.ID)
+				return err
+			})
+		},
+	}
+	if !on {
+		c.Flags().StringVar(&reason, "reason", "disabled by the operator", "why, for the tenant to see")
+	}
+	return c
+}
+
+func newSubscriptionsTest() *cobra.Command {
+	return &cobra.Command{
+		Use: "test ID", Short: "Post a signed test event to a subscription's endpoint", Args: cobra.ExactArgs(1),
+		Long: "Post a signed event of type relay.test, on the way that deliveries take: the same egress rule, timeouts\n" +
+			"and signature. The exit code is 1 when the endpoint did not take it. Nothing is recorded.",
+		Example: "  relay subscriptions test 01a21045-e54f-72f6-866b-2636175a6f62",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withSubscription(cmd, args[0], func(ctx context.Context, cfg *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
+				out, err := postTest(ctx, cfg, s)
+				if err != nil {
+					return err
+				}
+				took := out.Duration.Round(100 * time.Microsecond)
+				if !out.Success() {
+					return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, out.Detail, took)
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "HTTP %d %s in %s\n", out.StatusCode, http.StatusText(out.StatusCode), took)
+				return err
+			})
+		},
+	}
+}
+
+func postTest(ctx context.Context, cfg *config.Config, s *deliver.Subscription) (deliver.Outcome, error) {
+	policy, err := egress.New(daemon.EgressOptions(cfg))
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	u, err := policy.CheckURL(s.URL)
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	signer, err := signature.NewSigner(s.Secret.Reveal())
+	if err != nil {
+		return deliver.Outcome{}, fmt.Errorf("secret of subscription %s: %w", s.ID, err)
+	}
+	id := uuid.Must(uuid.NewV7())
+	payload, err := json.Marshal(map[string]string{"message": "a test event: it says nothing of your business"})
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	event := outbox.Event{ID: id, TenantID: s.TenantID, Type: "relay.test", CreatedAt: time.Now(), Payload: payload}
+	return daemon.NewPoster(policy, cfg, version).Attempt(ctx, &deliver.Request{URL: u, Signer: signer, EventID: id.String(),
+		EventType: event.Type, Body: event.Body(), Attempt: 1}), nil
+}

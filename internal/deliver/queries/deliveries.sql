@@ -1,0 +1,20 @@
+SELECT * FROM (
+    (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
+            'PENDING' AS status, p.attempts, p.last_error, p.last_status, p.created_at, NULL::timestamptz AS ended_at,
+            p.next_attempt_at, p.next_attempt_at IS NULL AS waits, NULL::integer AS duration_us, p.history
+       FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
+      WHERE ($1 = '' OR $1 = 'PENDING') AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
+        AND ($4::uuid IS NULL OR p.subscription_id = $4) AND ($5::uuid IS NULL OR p.id < $5)
+        AND ($6::uuid IS NULL OR p.id = $6)
+      ORDER BY p.id DESC LIMIT $7)
+    UNION ALL
+    (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
+            d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at,
+            NULL, false, d.duration_us, d.history
+       FROM relay.deliveries d
+      WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
+        AND ($3 = '' OR d.event_type = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)
+        AND ($5::uuid IS NULL OR d.id < $5) AND ($6::uuid IS NULL OR d.id = $6)
+      ORDER BY d.id DESC LIMIT $7)
+) AS u
+ ORDER BY id DESC LIMIT $7

@@ -1,0 +1,89 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/secret"
+)
+
+// ErrNotFound is returned for an id that does not exist.
+var ErrNotFound = errors.New("not found")
+
+// Subscriptions manages the subscriptions in the database. A relay that runs
+// takes a change in at once.
+type Subscriptions struct{ DB Pool }
+
+// Add stores a new subscription and fills in what the database decides.
+func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
+	row := s.DB.QueryRow(ctx, `INSERT INTO relay.subscriptions (tenant_id, url, events, secret, description, ordering)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING `+subscriptionColumns,
+		sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description, sub.Ordering)
+	added, err := scanSubscription(row)
+	if err != nil {
+		return fmt.Errorf("add subscription: %w", err)
+	}
+	*sub = *added
+	return nil
+}
+
+// List returns the subscriptions of a tenant, of all tenants for "", oldest first.
+func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription, error) {
+	rows, err := s.DB.Query(ctx, "SELECT "+subscriptionColumns+
+		" FROM relay.subscriptions WHERE $1 = '' OR tenant_id = $1 ORDER BY created_at, id", tenant)
+	if err != nil {
+		return nil, fmt.Errorf("list subscriptions: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Subscription, error) {
+		sub, err := scanSubscription(row)
+		return *sub, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list subscriptions: %w", err)
+	}
+	return list, nil
+}
+
+// Get returns one subscription, or ErrNotFound.
+func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, error) {
+	sub, err := scanSubscription(s.DB.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("subscription %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read subscription %s: %w", id, err)
+	}
+	return sub, nil
+}
+
+// Remove deletes a subscription. What waits for it is cancelled by the relay.
+func (s Subscriptions) Remove(ctx context.Context, id uuid.UUID) error {
+	return s.change(ctx, id, "DELETE FROM relay.subscriptions WHERE id = $1")
+}
+
+// SetActive enables or disables a subscription. While it is disabled its events
+// are parked, not dropped. reason tells why it was disabled.
+func (s Subscriptions) SetActive(ctx context.Context, id uuid.UUID, active bool, reason string) error {
+	return s.change(ctx, id, `UPDATE relay.subscriptions SET active = $2, updated_at = now(),
+disabled_reason = CASE WHEN $2 THEN NULL ELSE $3 END WHERE id = $1`, active, reason)
+}
+
+func (s Subscriptions) change(ctx context.Context, id uuid.UUID, sql string, args ...any) error {
+	tag, err := s.DB.Exec(ctx, sql, append([]any{id}, args...)...)
+	if err != nil {
+		return fmt.Errorf("change subscription %s: %w", id, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fmt.Errorf("subscription %s: %w", id, ErrNotFound)
+	}
+	return nil
+}
+
+// NewSubscription returns a subscription with its defaults.
+func NewSubscription(tenant, url string, events []string, key string) *Subscription {
+	return &Subscription{TenantID: tenant, URL: url, Events: events, Secret: secret.New(key), Ordering: OrderingKey, Active: true}
+}

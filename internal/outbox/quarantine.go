@@ -1,0 +1,87 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ErrNotQuarantined is returned for a number that no quarantined row has.
+var ErrNotQuarantined = errors.New("no such quarantined row")
+
+// Quarantined is a row that could not become an event.
+type Quarantined struct {
+	ID          int64     `json:"id"`
+	Reason      string    `json:"reason"`
+	Detail      string    `json:"detail"`
+	EventID     *string   `json:"event_id"`
+	TenantID    *string   `json:"tenant_id"`
+	EventType   *string   `json:"event_type"`
+	CommittedAt time.Time `json:"committed_at"`
+	CommitLSN   string    `json:"commit_lsn"`
+	RowIndex    int       `json:"row_index"`
+	// Raw is the whole row as EncodeRow wrote it. List leaves it out.
+	Raw []byte `json:"-"`
+}
+
+// quarantineDB is the part of a connection or pool that Quarantine uses.
+type quarantineDB interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// Quarantine reads and discards quarantined rows.
+type Quarantine struct{ DB quarantineDB }
+
+const quarantineColumns = "id, reason, detail, event_id, tenant_id, event_type, committed_at, commit_lsn::text, row_index"
+
+func (q *Quarantined) fields() []any {
+	return []any{&q.ID, &q.Reason, &q.Detail, &q.EventID, &q.TenantID, &q.EventType, &q.CommittedAt, &q.CommitLSN, &q.RowIndex}
+}
+
+// List returns quarantined rows, oldest first, without their bytes.
+func (q Quarantine) List(ctx context.Context, limit int) ([]Quarantined, error) {
+	rows, err := q.DB.Query(ctx, "SELECT "+quarantineColumns+" FROM relay.quarantine ORDER BY id LIMIT $1", limit)
+	if err != nil {
+		return nil, fmt.Errorf("list quarantined rows: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Quarantined, error) {
+		var e Quarantined
+		err := row.Scan(e.fields()...)
+		return e, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list quarantined rows: %w", err)
+	}
+	return list, nil
+}
+
+// Get returns one quarantined row with its bytes.
+func (q Quarantine) Get(ctx context.Context, id int64) (*Quarantined, error) {
+	var e Quarantined
+	err := q.DB.QueryRow(ctx, "SELECT "+quarantineColumns+", raw FROM relay.quarantine WHERE id = $1", id).Scan(append(e.fields(), &e.Raw)...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("quarantined row %d: %w", id, ErrNotQuarantined)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read quarantined row %d: %w", id, err)
+	}
+	return &e, nil
+}
+
+// Discard deletes a quarantined row for good.
+func (q Quarantine) Discard(ctx context.Context, id int64) error {
+	tag, err := q.DB.Exec(ctx, "DELETE FROM relay.quarantine WHERE id = $1", id)
+	if err != nil {
+		return fmt.Errorf("discard quarantined row %d: %w", id, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fmt.Errorf("quarantined row %d: %w", id, ErrNotQuarantined)
+	}
+	return nil
+}
