@@ -58,7 +58,8 @@ func Classify(err error) State {
 	case "55006":
 		return StateStandby
 	case "42704":
-		if strings.Contains(pg.Message, "publication") {
+		// A slot may have the word in its name.
+		if strings.HasPrefix(pg.Message, "publication ") {
 			return StatePublicationMissing
 		}
 		return StateSlotMissing

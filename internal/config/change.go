@@ -16,8 +16,9 @@ func Changed(old, new *Config) []string {
 	return keys
 }
 
-// bound are the sections that connections, the slot and sockets are made from at the start.
-var bound = []string{"database.", "cdc.", "outbox.", "http."}
+// bound are the sections and keys that connections, the slot, sockets and the recorder are made from at the
+// start.
+var bound = []string{"database.", "cdc.", "outbox.", "http.", "deliver.record.", "deliver.log", "log.format"}
 
 // NeedsRestart returns those of the keys that a running daemon can't take over; it reloads the rest on
 // SIGHUP.

@@ -317,6 +317,7 @@ func (d *Daemon) Reload() error {
 		d.opts.Level.Set(merged.Log.Level)
 	}
 	if l := d.current.Load(); l != nil {
+		l.dir.Recheck()
 		l.dispatcher.Configure(dispatchOptions(&merged), d.sink())
 		l.intake.next.Store(mapper)
 	}

@@ -111,7 +111,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 	}
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.recorded.Store(uint64(l.state.Position.End))
-	l.dir = deliver.NewDirectory()
+	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
 	settled, err := deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot)
 	if err != nil {
 		return err

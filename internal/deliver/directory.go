@@ -19,6 +19,8 @@ import (
 // costs the same with a hundred thousand subscriptions as with ten: one look-up
 // by tenant and one by event type. Safe for concurrent use.
 type Directory struct {
+	check   CheckURL
+	reading sync.Mutex // held from a query to its effect, so that no older answer replaces a newer one
 	mu      sync.RWMutex
 	byID    map[uuid.UUID]*Endpoint
 	tenants map[string]*tenantIndex
@@ -31,9 +33,10 @@ type tenantIndex struct {
 	memo      map[string][]*Endpoint // event type to matches; dropped at each change
 }
 
-// NewDirectory returns an empty Directory.
-func NewDirectory() *Directory {
-	return &Directory{byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
+// NewDirectory returns an empty Directory whose endpoints get the URLs that
+// check lets through.
+func NewDirectory(check CheckURL) *Directory {
+	return &Directory{check: check, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, active, disabled_reason, created_at, updated_at`
@@ -57,6 +60,8 @@ type querier interface {
 // Load reads all subscriptions and returns the endpoints that are new or
 // changed, and those that are gone.
 func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*Endpoint, err error) {
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	rows, err := db.Query(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions")
 	if err != nil {
 		return nil, nil, fmt.Errorf("load subscriptions: %w", err)
@@ -89,6 +94,8 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 
 // Refresh reads one subscription again.
 func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (changed, removed *Endpoint, err error) {
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id))
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -113,11 +120,11 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 		return nil
 	}
 	if ep == nil {
-		ep = newEndpoint(s)
+		ep = newEndpoint(s, d.check)
 		d.byID[s.ID] = ep
 	} else {
 		d.unindex(ep)
-		ep.replace(s)
+		ep.replace(s, d.check)
 	}
 	t := d.tenants[s.TenantID]
 	if t == nil {
@@ -221,6 +228,15 @@ func (d *Directory) All() []*Endpoint {
 		out = append(out, ep)
 	}
 	return out
+}
+
+// Recheck asks again of every URL whether it is allowed, after the rule changed.
+func (d *Directory) Recheck() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ep := range d.byID {
+		ep.replace(ep.Subscription(), d.check)
+	}
 }
 
 // Len is the number of subscriptions.

@@ -315,7 +315,7 @@ func (p *Dispatcher) work(d *Delivery) {
 func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	spec := d.ep.spec.Load()
 	if spec.fault != "" {
-		return Outcome{Reason: ReasonOther, Detail: spec.fault}
+		return Outcome{Reason: ReasonBlocked, Detail: spec.fault}
 	}
 	if d.flight.Body == nil {
 		return Outcome{Reason: ReasonBody, Detail: "the body of the event is lost"}

@@ -27,17 +27,23 @@ type endpointSpec struct {
 	fault  string // why no attempt can be made, empty when one can
 }
 
-func newEndpoint(s *Subscription) *Endpoint {
+// CheckURL parses a URL and tells whether it may be posted to at all. What it
+// lets through may still be refused when it is dialed.
+type CheckURL func(raw string) (*url.URL, error)
+
+func newEndpoint(s *Subscription, check CheckURL) *Endpoint {
 	ep := &Endpoint{id: s.ID, lanes: newLaneSet()}
-	ep.replace(s)
+	ep.replace(s, check)
 	return ep
 }
 
-func (ep *Endpoint) replace(s *Subscription) {
+// replace takes a changed subscription in. Its URL is checked here too, because
+// rows may be written by other hands than ours.
+func (ep *Endpoint) replace(s *Subscription, check CheckURL) {
 	spec := &endpointSpec{sub: s}
 	var err error
-	if spec.url, err = url.Parse(s.URL); err != nil || spec.url.Host == "" {
-		spec.fault = "the URL of the subscription cannot be read"
+	if spec.url, err = check(s.URL); err != nil {
+		spec.fault = "the URL of the subscription is not allowed"
 	} else if spec.signer, err = signature.NewSigner(s.Secret.Reveal()); err != nil {
 		spec.fault = "the secret of the subscription cannot be used"
 	}

@@ -2,12 +2,14 @@ package deliver
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Record is a delivery as tenants and operators see it.
@@ -41,28 +43,66 @@ type Filter struct {
 	Event        string
 	Subscription uuid.UUID
 	Before       uuid.UUID // the id after which a page goes on
-	Limit        int
+	Limit        int       // at least 1
 }
 
 // Records reads deliveries.
 type Records struct{ DB Pool }
 
-func idOrNil(id uuid.UUID) *uuid.UUID {
-	if id == uuid.Nil {
-		return nil
-	}
-	return &id
+// TenantCount is a number of deliveries of one tenant.
+type TenantCount struct {
+	TenantID string `json:"tenant_id"`
+	Count    int    `json:"deliveries"`
 }
+
+var sqlParkedTenants = query("parked_tenants")
+
+// newestSpan is how far back List looks first; each further look goes spanGrowth
+// times as far, and the one beyond oldestSpan to the beginning.
+const (
+	newestSpan = time.Minute
+	spanGrowth = 8
+	oldestSpan = 200 * 24 * time.Hour
+)
 
 // List returns deliveries, newest first. What is in memory only, for at most the
 // hand-over time and one recording interval, is not among them yet.
+//
+// No index has the records of all tenants in the order of their ids: it would
+// cost the recording more than all else. But they are stored nearly in that
+// order, so the newest are found by looking back step by step.
 func (r Records) List(ctx context.Context, f Filter) ([]Record, error) {
-	return r.read(ctx, f, uuid.Nil)
+	top := interval{to: f.Before}
+	now := time.Now()
+	if f.Before == uuid.Nil {
+		top.to = uuid.Max
+	} else {
+		now = idTime(f.Before)
+	}
+	if f.TenantID != "" { // has an index
+		return r.read(ctx, f, top)
+	}
+	var found []Record
+	for span := newestSpan; ; span *= spanGrowth {
+		last := span > oldestSpan
+		if top.from = uuid.Nil; !last {
+			top.from = firstID(now.Add(-span))
+		}
+		page, err := r.read(ctx, f, top)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, page...)
+		if f.Limit -= len(page); last || f.Limit <= 0 {
+			return found, nil
+		}
+		top.to = top.from
+	}
 }
 
 // Get returns one delivery, or ErrNotFound.
 func (r Records) Get(ctx context.Context, id uuid.UUID) (*Record, error) {
-	list, err := r.read(ctx, Filter{Limit: 1}, id)
+	list, err := r.read(ctx, Filter{Limit: 1}, interval{from: id, to: nextID(id)})
 	if err != nil {
 		return nil, err
 	}
@@ -72,9 +112,69 @@ func (r Records) Get(ctx context.Context, id uuid.UUID) (*Record, error) {
 	return &list[0], nil
 }
 
-func (r Records) read(ctx context.Context, f Filter, id uuid.UUID) ([]Record, error) {
+// ParkedByTenant counts what waits, for the tenants that have most of it.
+func (r Records) ParkedByTenant(ctx context.Context, limit int) ([]TenantCount, error) {
+	rows, err := r.DB.Query(ctx, sqlParkedTenants, limit)
+	if err != nil {
+		return nil, fmt.Errorf("count parked deliveries: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[TenantCount])
+	if err != nil {
+		return nil, fmt.Errorf("count parked deliveries: %w", err)
+	}
+	return list, nil
+}
+
+// interval holds the ids of a stretch of commit time, to not among them.
+type interval struct{ from, to uuid.UUID }
+
+// times are the bounds of created_at that follow from those of the ids.
+func (i interval) times() (from, to pgtype.Timestamptz) {
+	from = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	to = pgtype.Timestamptz{InfinityModifier: pgtype.Infinity, Valid: true}
+	if i.from != uuid.Nil {
+		from = pgtype.Timestamptz{Time: idTime(i.from), Valid: true}
+	}
+	if i.to != uuid.Max {
+		to = pgtype.Timestamptz{Time: idTime(i.to).Add(time.Millisecond), Valid: true}
+	}
+	return from, to
+}
+
+// idTime is the commit time in the id of a delivery, cut to milliseconds.
+func idTime(id uuid.UUID) time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) //nolint:gosec // 48 bits
+}
+
+// firstID is not above any id of a delivery committed at t, cut to milliseconds,
+// or later.
+func firstID(t time.Time) uuid.UUID {
+	var id uuid.UUID
+	binary.BigEndian.PutUint64(id[:8], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
+	return id
+}
+
+// nextID is the id that follows.
+func nextID(id uuid.UUID) uuid.UUID {
+	for i := len(id) - 1; i >= 0; i-- {
+		if id[i]++; id[i] != 0 {
+			return id
+		}
+	}
+	return uuid.Max
+}
+
+func idOrNil(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
+}
+
+func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, error) {
+	from, to := i.times()
 	rows, err := r.DB.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
-		idOrNil(f.Before), idOrNil(id), f.Limit)
+		i.from, i.to, from, to, f.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("read deliveries: %w", err)
 	}
@@ -92,43 +192,4 @@ func (r Records) read(ctx context.Context, f Filter, id uuid.UUID) ([]Record, er
 		return nil, fmt.Errorf("read deliveries: %w", err)
 	}
 	return list, nil
-}
-
-// Kinds of requests to the leader.
-const (
-	RequestRetryDelivery   = "retry_delivery"
-	RequestRetryQuarantine = "retry_quarantine"
-)
-
-// Ask leaves a request for the leader and returns its number.
-func Ask(ctx context.Context, db Pool, kind, target string) (int64, error) {
-	var id int64
-	if err := db.QueryRow(ctx, "INSERT INTO relay.requests (kind, target) VALUES ($1, $2) RETURNING id", kind, target).Scan(&id); err != nil {
-		return 0, fmt.Errorf("ask the relay to %s %s: %w", kind, target, err)
-	}
-	return id, nil
-}
-
-// Await waits until the leader has carried out a request, and tells whether it
-// has before ctx ended.
-func Await(ctx context.Context, db Pool, request int64) (bool, error) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		var waits bool
-		if err := db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM relay.requests WHERE id = $1)", request).Scan(&waits); err != nil {
-			if ctx.Err() != nil {
-				return false, nil
-			}
-			return false, fmt.Errorf("wait for the relay: %w", err)
-		}
-		if !waits {
-			return true, nil
-		}
-		select {
-		case <-ctx.Done():
-			return false, nil
-		case <-tick.C:
-		}
-	}
 }

@@ -14,15 +14,22 @@ import (
 // ErrNotFound is returned for an id that does not exist.
 var ErrNotFound = errors.New("not found")
 
+var (
+	sqlSubscriptions      = query("subscriptions")
+	sqlSubscription       = query("subscription")
+	sqlAddSubscription    = query("subscription_add")
+	sqlRemoveSubscription = query("subscription_remove")
+	sqlSwitchSubscription = query("subscription_switch")
+)
+
 // Subscriptions manages the subscriptions in the database. A relay that runs
 // takes a change in at once.
 type Subscriptions struct{ DB Pool }
 
 // Add stores a new subscription and fills in what the database decides.
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
-	row := s.DB.QueryRow(ctx, `INSERT INTO relay.subscriptions (tenant_id, url, events, secret, description, ordering)
-VALUES ($1, $2, $3, $4, $5, $6) RETURNING `+subscriptionColumns,
-		sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description, sub.Ordering)
+	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description,
+		sub.Ordering)
 	added, err := scanSubscription(row)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -33,8 +40,7 @@ VALUES ($1, $2, $3, $4, $5, $6) RETURNING `+subscriptionColumns,
 
 // List returns the subscriptions of a tenant, of all tenants for "", oldest first.
 func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription, error) {
-	rows, err := s.DB.Query(ctx, "SELECT "+subscriptionColumns+
-		" FROM relay.subscriptions WHERE $1 = '' OR tenant_id = $1 ORDER BY created_at, id", tenant)
+	rows, err := s.DB.Query(ctx, sqlSubscriptions, tenant)
 	if err != nil {
 		return nil, fmt.Errorf("list subscriptions: %w", err)
 	}
@@ -50,7 +56,7 @@ func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription,
 
 // Get returns one subscription, or ErrNotFound.
 func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, error) {
-	sub, err := scanSubscription(s.DB.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id))
+	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("subscription %s: %w", id, ErrNotFound)
 	}
@@ -62,14 +68,13 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 
 // Remove deletes a subscription. What waits for it is cancelled by the relay.
 func (s Subscriptions) Remove(ctx context.Context, id uuid.UUID) error {
-	return s.change(ctx, id, "DELETE FROM relay.subscriptions WHERE id = $1")
+	return s.change(ctx, id, sqlRemoveSubscription)
 }
 
 // SetActive enables or disables a subscription. While it is disabled its events
 // are parked, not dropped. reason tells why it was disabled.
 func (s Subscriptions) SetActive(ctx context.Context, id uuid.UUID, active bool, reason string) error {
-	return s.change(ctx, id, `UPDATE relay.subscriptions SET active = $2, updated_at = now(),
-disabled_reason = CASE WHEN $2 THEN NULL ELSE $3 END WHERE id = $1`, active, reason)
+	return s.change(ctx, id, sqlSwitchSubscription, active, reason)
 }
 
 func (s Subscriptions) change(ctx context.Context, id uuid.UUID, sql string, args ...any) error {

@@ -74,6 +74,15 @@ func (q Quarantine) Get(ctx context.Context, id int64) (*Quarantined, error) {
 	return &e, nil
 }
 
+// Count returns how many rows are quarantined.
+func (q Quarantine) Count(ctx context.Context) (int, error) {
+	var n int
+	if err := q.DB.QueryRow(ctx, "SELECT count(*) FROM relay.quarantine").Scan(&n); err != nil {
+		return 0, fmt.Errorf("count quarantined rows: %w", err)
+	}
+	return n, nil
+}
+
 // Discard deletes a quarantined row for good.
 func (q Quarantine) Discard(ctx context.Context, id int64) error {
 	tag, err := q.DB.Exec(ctx, "DELETE FROM relay.quarantine WHERE id = $1", id)

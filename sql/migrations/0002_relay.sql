@@ -8,9 +8,12 @@ CREATE SCHEMA IF NOT EXISTS relay;
 --   partial_lsn   commit LSN of the first transaction that is not finished, and
 --   partial_rows  how many of its first rows are recorded
 --   backfill      snapshot in which rows from before the slot are read, until that is done
---   epoch         grows with each take-over; a write under an older one fails
+--   epoch         grows with each take-over; a write under an older one fails. It comes from a
+--                 sequence, so that it grows over a deleted row too
 -- PostgreSQL keeps the slot's own position only lazily, so this row, committed
 -- together with the outcomes, is what a restart begins from.
+CREATE SEQUENCE relay.epochs;
+
 CREATE TABLE relay.progress (
     slot         text PRIMARY KEY,
     epoch        bigint NOT NULL DEFAULT 0,

@@ -1,12 +1,17 @@
+-- What waits and what ended, newest first, between two ids. The bounds on created_at say the same as those on id,
+-- of which it is the beginning; they are there for the partitions.
 SELECT * FROM (
     (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
             'PENDING' AS status, p.attempts, p.last_error, p.last_status, p.created_at, NULL::timestamptz AS ended_at,
-            p.next_attempt_at, p.next_attempt_at IS NULL AS waits, NULL::integer AS duration_us, p.history
+            p.next_attempt_at,
+            EXISTS (SELECT FROM relay.parked e
+                     WHERE e.subscription_id = p.subscription_id AND e.lane = p.lane
+                       AND (e.commit_lsn, e.row_index) < (p.commit_lsn, p.row_index)) AS waits,
+            NULL::integer AS duration_us, p.history
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
       WHERE ($1 = '' OR $1 = 'PENDING') AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
-        AND ($4::uuid IS NULL OR p.subscription_id = $4) AND ($5::uuid IS NULL OR p.id < $5)
-        AND ($6::uuid IS NULL OR p.id = $6)
-      ORDER BY p.id DESC LIMIT $7)
+        AND ($4::uuid IS NULL OR p.subscription_id = $4) AND p.id >= $5 AND p.id < $6
+      ORDER BY p.id DESC LIMIT $9)
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
             d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at,
@@ -14,7 +19,7 @@ SELECT * FROM (
        FROM relay.deliveries d
       WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
         AND ($3 = '' OR d.event_type = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)
-        AND ($5::uuid IS NULL OR d.id < $5) AND ($6::uuid IS NULL OR d.id = $6)
-      ORDER BY d.id DESC LIMIT $7)
+        AND d.id >= $5 AND d.id < $6 AND d.created_at >= $7 AND d.created_at < $8
+      ORDER BY d.id DESC LIMIT $9)
 ) AS u
- ORDER BY id DESC LIMIT $7
+ ORDER BY id DESC LIMIT $9

@@ -1,0 +1,181 @@
+package deliver
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/secret"
+)
+
+func TestCheckPattern_TellsValidFromInvalid(t *testing.T) {
+	t.Parallel()
+	for _, p := range []string{"*", "payment.received", "payment.*", "sales_order.confirmed", "a", "a.b.c", "a.b.*",
+		"Payment.Received", "x-1.y_2", strings.Repeat("a", 255)} {
+		if err := CheckPattern(p); err != nil {
+			t.Errorf("%q is refused: %v", p, err)
+		}
+	}
+	for _, p := range []string{"", ".", ".*", "*.*", "**", "payment*", "payment.rec*", "*.received", "payment..received",
+		"payment.", ".payment", "payment.*.x", "pay ment", "payment.é", "payment.*.*", "a\x00b", strings.Repeat("a", 256)} {
+		if CheckPattern(p) == nil {
+			t.Errorf("%q is accepted", p)
+		}
+	}
+}
+
+var matches = []struct {
+	patterns string
+	yes, no  []string
+}{
+	{"payment.received", []string{"payment.received"}, []string{"payment", "payment.received.x", "Payment.received", "payment.receive"}},
+	{"payment.*", []string{"payment.received", "payment.a.b"}, []string{"payment", "payment.", "payments.received", "PAYMENT.received"}},
+	{"*", []string{"payment.received", "x"}, nil},
+	{"a.b.*", []string{"a.b.c", "a.b.c.d"}, []string{"a.b", "a.c.b"}},
+	{"payment.* payment.received *", []string{"payment.received"}, nil},
+	{"a.* b.*", []string{"a.x", "b.x"}, []string{"c.x"}},
+	{"payment.*", nil, []string{"*", "payment"}},
+}
+
+func testSubscription(tenant string, patterns ...string) *Subscription {
+	return &Subscription{ID: uuid.New(), TenantID: tenant, URL: "http://a.test/", Events: patterns,
+		Secret: secret.New(testSecret), Ordering: OrderingKey, Active: true, UpdatedAt: time.Now()}
+}
+
+func TestDirectory_MatchesByPatternEachEndpointOnce(t *testing.T) {
+	t.Parallel()
+	for _, c := range matches {
+		d := NewDirectory(url.Parse)
+		s := testSubscription("acme", strings.Fields(c.patterns)...)
+		ep := d.put(s)
+		for range 2 { // the second answer is remembered
+			for _, typ := range c.yes {
+				if got := d.Match("acme", typ); len(got) != 1 || got[0] != ep {
+					t.Errorf("%q: %q has %d matches, want 1", c.patterns, typ, len(got))
+				}
+				if !s.Matches(typ) {
+					t.Errorf("%q: Matches(%q) disagrees with the Directory", c.patterns, typ)
+				}
+				if got := d.Match("other", typ); len(got) != 0 {
+					t.Errorf("%q matches another tenant", c.patterns)
+				}
+			}
+			for _, typ := range c.no {
+				if got := d.Match("acme", typ); len(got) != 0 {
+					t.Errorf("%q: %q matches", c.patterns, typ)
+				}
+				if s.Matches(typ) {
+					t.Errorf("%q: Matches(%q) disagrees with the Directory", c.patterns, typ)
+				}
+			}
+		}
+	}
+}
+
+func TestDirectory_FollowsChangesAndKeepsTheEndpoint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	id := w.subscribe("a.test")
+	other := w.subscribe("b.test")
+	d := NewDirectory(url.Parse)
+	changed, removed, err := d.Load(ctx, w.pool)
+	if err != nil || len(changed) != 2 || len(removed) != 0 {
+		t.Fatalf("load: %d changed, %d removed, %v", len(changed), len(removed), err)
+	}
+	if changed, _, _ = d.Load(ctx, w.pool); len(changed) != 0 {
+		t.Errorf("%d changed although nothing did", len(changed))
+	}
+	ep := d.Get(id)
+	if got := d.Match(testTenant, "x.y"); len(got) != 2 {
+		t.Fatalf("%d matches, want 2", len(got))
+	}
+
+	w.exec("UPDATE relay.subscriptions SET events = '{x.*}', active = false WHERE id = $1", id) // without updated_at
+	if got, _, err := d.Refresh(ctx, w.pool, id); err != nil || got != ep {
+		t.Fatalf("refresh: %v, %v; want the same endpoint", got, err)
+	}
+	if got := d.Match(testTenant, "x.y"); !slices.Contains(got, ep) {
+		t.Error("a disabled subscription does not match: its events would be lost")
+	}
+	if got := d.Match(testTenant, "z"); len(got) != 1 {
+		t.Errorf("%d matches after the patterns changed, want 1", len(got))
+	}
+	if got, _, _ := d.Refresh(ctx, w.pool, id); got != nil {
+		t.Error("changed although nothing did")
+	}
+
+	w.exec("DELETE FROM relay.subscriptions WHERE id = $1", id)
+	if _, gone, err := d.Refresh(ctx, w.pool, id); err != nil || gone != ep {
+		t.Fatalf("refresh: %v, %v; want it removed", gone, err)
+	}
+	if got := d.Match(testTenant, "x.y"); len(got) != 1 || d.Get(id) != nil || d.Len() != 1 || len(d.All()) != 1 {
+		t.Error("the removed one is still there")
+	}
+	if _, gone, _ := d.Refresh(ctx, w.pool, id); gone != nil {
+		t.Error("removed twice")
+	}
+	w.exec("DELETE FROM relay.subscriptions WHERE id = $1", other)
+	if _, removed, err := d.Load(ctx, w.pool); err != nil || len(removed) != 1 {
+		t.Errorf("load: %d removed, %v", len(removed), err)
+	}
+	if got := d.Match(testTenant, "x.y"); len(got) != 0 {
+		t.Error("an empty directory matches")
+	}
+}
+
+func TestDirectory_NeverMissesASubscriptionThatIsBeingChanged(t *testing.T) {
+	t.Parallel()
+	d := NewDirectory(url.Parse)
+	s := testSubscription("acme", "*")
+	d.put(s)
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			next := *s
+			next.Description = fmt.Sprint(i)
+			d.mu.Lock()
+			d.put(&next)
+			d.mu.Unlock()
+		}
+	})
+	for i := range 20000 {
+		if len(d.Match("acme", fmt.Sprintf("t%d", i))) != 1 {
+			t.Errorf("match %d found nothing", i)
+			break
+		}
+	}
+	close(stop)
+	done.Wait()
+}
+
+func BenchmarkDirectory_Match(b *testing.B) {
+	for _, n := range []int{10, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			d := NewDirectory(url.Parse)
+			for i := range n {
+				d.put(testSubscription(fmt.Sprintf("tenant-%d", i/5), "payment.*", "sales_order.confirmed"))
+			}
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if len(d.Match(fmt.Sprintf("tenant-%d", i%(n/5)), "payment.received")) != 5 {
+					b.Fatal("wrong number of matches")
+				}
+				i += 7919
+			}
+		})
+	}
+}

@@ -1,0 +1,1 @@
+SELECT id FROM relay.requests WHERE id = ANY ($1::bigint[])

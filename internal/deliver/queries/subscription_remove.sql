@@ -1,0 +1,1 @@
+DELETE FROM relay.subscriptions WHERE id = $1

@@ -1,0 +1,116 @@
+package progress
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m, pgtest.NoLeaks()) }
+
+func mustMigrate(t *testing.T) (context.Context, *pgx.Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	url := pgtest.NewDatabase(t)
+	if _, err := migrate.Up(ctx, url); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return ctx, conn
+}
+
+func TestProgress_ComesBackAsItWasCreated(t *testing.T) {
+	ctx, conn := mustMigrate(t)
+	want := State{Slot: "relay_main", SystemID: "7123456789012345678", Timeline: 3,
+		Position: cdc.Position{End: 0x1_0000_00A0}, Backfill: "10:20:10,14,15"}
+	if err := Create(ctx, conn, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(ctx, conn, "relay_main")
+	if err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	if err := Create(ctx, conn, want); err == nil {
+		t.Error("progress that exists is overwritten")
+	}
+}
+
+func TestProgress_OfAnUnknownSlotIsNone(t *testing.T) {
+	ctx, conn := mustMigrate(t)
+	if _, err := Load(ctx, conn, "other"); !errors.Is(err, ErrNone) {
+		t.Errorf("load: %v, want %v", err, ErrNone)
+	}
+	if _, err := TakeOver(ctx, conn, "other", cdc.Identity{}); !errors.Is(err, ErrNone) {
+		t.Errorf("take over: %v, want %v", err, ErrNone)
+	}
+}
+
+func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
+	ctx, conn := mustMigrate(t)
+	if err := Create(ctx, conn, State{Slot: "s", SystemID: "1", Timeline: 1, Backfill: "10:20:"}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := TakeOver(ctx, conn, "s", cdc.Identity{SystemID: "1", Timeline: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const advance = "SELECT relay.advance('s', $1, '0/100', '0/90', 4, NULL, '0/0', false)"
+	if _, err := conn.Exec(ctx, advance, first.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	second, err := TakeOver(ctx, conn, "s", cdc.Identity{SystemID: "1", Timeline: 1})
+	if err != nil || second.Epoch != first.Epoch+1 {
+		t.Fatalf("epoch %d after %d, %v", second.Epoch, first.Epoch, err)
+	}
+	if want := (cdc.Position{End: 0x100, Partial: 0x90, Rows: 4}); second.Position != want {
+		t.Errorf("position %+v, want %+v", second.Position, want)
+	}
+	if _, err := conn.Exec(ctx, advance, first.Epoch); err == nil {
+		t.Error("the older leader can still write")
+	}
+	if err := EndBackfill(ctx, conn, "s", first.Epoch); err == nil {
+		t.Error("the older leader can still end the backfill")
+	}
+	if err := EndBackfill(ctx, conn, "s", second.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := Load(ctx, conn, "s"); err != nil || now.Backfill != "" {
+		t.Errorf("backfill %q, %v; want it ended", now.Backfill, err)
+	}
+}
+
+func TestCheck_RefusesAServerThatProgressDoesNotBelongTo(t *testing.T) {
+	s := State{Slot: "s", SystemID: "1", Timeline: 2, Position: cdc.Position{End: 0x200}}
+	for name, c := range map[string]struct {
+		id   cdc.Identity
+		want string // in the error, empty for none
+	}{
+		"the same":             {cdc.Identity{SystemID: "1", Timeline: 2, XLogPos: 0x300}, ""},
+		"at its very end":      {cdc.Identity{SystemID: "1", Timeline: 2, XLogPos: 0x200}, ""},
+		"promoted since":       {cdc.Identity{SystemID: "1", Timeline: 3, XLogPos: 0x300}, ""},
+		"another system":       {cdc.Identity{SystemID: "9", Timeline: 2, XLogPos: 0x300}, "system 9"},
+		"an old primary":       {cdc.Identity{SystemID: "1", Timeline: 1, XLogPos: 0x300}, "timeline 1"},
+		"restored from backup": {cdc.Identity{SystemID: "1", Timeline: 2, XLogPos: 0x1ff}, "0/1FF"},
+	} {
+		err := s.Check(c.id)
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.want != "" && (!errors.Is(err, ErrWrongServer) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: %v, want %v about %s", name, err, ErrWrongServer, c.want)
+		}
+	}
+}

@@ -1,0 +1,168 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+)
+
+var stages atomic.Int64
+
+// stage is a migrated database, a receiver, and a way to start relays on them.
+type stage struct {
+	t       testing.TB
+	cluster *pgcluster.Cluster
+	url     string
+	slot    string
+	db      *pgxpool.Pool
+	recv    *receiver
+	env     []string
+}
+
+// newStage makes a stage on the shared server, which must keep running.
+func newStage(t testing.TB, env ...string) *stage {
+	t.Helper()
+	s := newStageOn(t, sharedCluster(t), env...)
+	// Other tests go on there: nothing must hold its WAL.
+	t.Cleanup(func() {
+		eventually(t, "the slot is dropped", func() bool {
+			_, err := s.db.Exec(context.Background(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+				WHERE slot_name = $1 AND active_pid IS NULL`, s.slot)
+			return err == nil && s.number("SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1", s.slot) == 0
+		})
+		s.db.Close()
+	})
+	return s
+}
+
+// newOwnStage makes a stage on a server of its own, which the test may stop.
+func newOwnStage(t testing.TB, env ...string) *stage {
+	t.Helper()
+	s := newStageOn(t, pgtest.NewCluster(t), env...)
+	t.Cleanup(s.db.Close)
+	return s
+}
+
+func newStageOn(t testing.TB, c *pgcluster.Cluster, env ...string) *stage {
+	t.Helper()
+	s := &stage{t: t, cluster: c, slot: fmt.Sprintf("e2e_%d", stages.Add(1))}
+	var err error
+	if s.url, err = c.CreateDatabase(t.Context(), s.slot); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migrate.Up(t.Context(), s.url); err != nil {
+		t.Fatal(err)
+	}
+	if s.db, err = pgxpool.New(t.Context(), s.url); err != nil {
+		t.Fatal(err)
+	}
+	s.recv = newReceiver(t)
+	s.env = append([]string{
+		"RELAY_DATABASE_URL=" + s.url, "RELAY_CDC_SLOT=" + s.slot, "RELAY_HTTP_LISTEN=127.0.0.1:0",
+		"RELAY_EGRESS_ALLOW=127.0.0.0/8", "RELAY_EGRESS_REQUIRE_HTTPS=false",
+		"RELAY_DELIVER_RETRY_SCHEDULE=0s,100ms,200ms,200ms,500ms,500ms,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s,1s",
+		"RELAY_DELIVER_TIMEOUT=3s", "RELAY_DELIVER_HANDOVER_AFTER=1s", "RELAY_DELIVER_CONNECT_TIMEOUT=1s",
+	}, env...)
+	return s
+}
+
+// launch starts a relay that may have to wait for its turn.
+func (s *stage) launch(env ...string) *relay {
+	s.t.Helper()
+	r := spawn(s.t, relayBinary, append(s.env[:len(s.env):len(s.env)], env...), "run")
+	r.awaitListening()
+	return r
+}
+
+// start starts a relay and waits until it leads.
+func (s *stage) start(env ...string) *relay {
+	s.t.Helper()
+	r := s.launch(env...)
+	r.awaitReady()
+	return r
+}
+
+// stopServer stops PostgreSQL and forgets the connections to it.
+func (s *stage) stopServer(ctx context.Context, mode pgcluster.StopMode) {
+	s.t.Helper()
+	if err := s.cluster.Stop(ctx, mode); err != nil {
+		s.t.Fatalf("PostgreSQL did not stop: %v", err)
+	}
+	s.db.Reset()
+}
+
+func (s *stage) startServer() {
+	s.t.Helper()
+	if err := s.cluster.Start(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.db.Exec(context.Background(), sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (s *stage) number(sql string, args ...any) int {
+	s.t.Helper()
+	var n int
+	if err := s.db.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// subscribe adds a subscription whose deliveries the receiver records under name.
+func (s *stage) subscribe(name, tenant string, events ...string) *subscription {
+	s.t.Helper()
+	sub := &subscription{name: name, tenant: tenant, events: events}
+	err := s.db.QueryRow(context.Background(),
+		"INSERT INTO relay.subscriptions (tenant_id, url, events, secret) VALUES ($1, $2, $3, $4) RETURNING id::text",
+		tenant, s.recv.url(name), events, receiverSecret).Scan(&sub.id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return sub
+}
+
+// command runs another command of the binary and returns what it prints.
+func (s *stage) command(args ...string) string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), relayBinary, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "GORACE=atexit_sleep_ms=0"}, s.env...)
+	var fault strings.Builder
+	cmd.Stderr = &fault
+	out, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("relay %s: %v\n%s", strings.Join(args, " "), err, fault.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// subscribeByCommand is subscribe as an operator does it.
+func (s *stage) subscribeByCommand(name, tenant string, events ...string) *subscription {
+	s.t.Helper()
+	args := []string{"subscriptions", "add", "--tenant", tenant, "--url", s.recv.url(name), "--secret", receiverSecret}
+	for _, e := range events {
+		args = append(args, "--event", e)
+	}
+	return &subscription{id: s.command(args...), name: name, tenant: tenant, events: events}
+}
+
+// confirmed is the slot's position, in bytes from the beginning of the WAL.
+func (s *stage) confirmed() int {
+	s.t.Helper()
+	return s.number("SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1", s.slot)
+}

@@ -1,0 +1,58 @@
+package e2e_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+// takeover is how long a standby may take to lead.
+const takeover = 10 * time.Second
+
+func TestRelay_StandsByAndTakesOver(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	all := s.subscribe("all", "acme", "*")
+	l := newLedger(s, "acme", 20)
+	first := s.start()
+	l.write(2, 5_000)
+
+	// awaitStandby makes sure that a relay waits and says so.
+	awaitStandby := func(r *relay) {
+		t.Helper()
+		eventually(t, "the second relay stands by", func() bool { return r.state() == "standby_waiting" })
+		if code := r.httpCode("/readyz"); code != http.StatusServiceUnavailable {
+			t.Errorf("/readyz of the standby answers %d", code)
+		}
+		if code := r.httpCode("/healthz"); code != http.StatusOK {
+			t.Errorf("/healthz of the standby answers %d", code)
+		}
+	}
+	awaitLead := func(r *relay, since time.Time) {
+		t.Helper()
+		eventuallyWithin(t, takeover, "the standby leads", func() bool { return r.httpCode("/readyz") == http.StatusOK })
+		t.Logf("took over after %s", time.Since(since).Round(time.Millisecond))
+		l.settle(time.Minute, all) // what has committed by now
+	}
+
+	second := s.launch()
+	awaitStandby(second)
+	eventually(t, "the first delivers", func() bool { return s.recv.count("all") > 500 })
+	first.terminate()
+	awaitLead(second, time.Now())
+
+	third := s.launch()
+	awaitStandby(third)
+	l.write(2, 9_000)
+	n := s.recv.count("all")
+	eventually(t, "the second delivers", func() bool { return s.recv.count("all") > n+500 })
+	second.kill()
+	killed := time.Now()
+	awaitLead(third, killed)
+
+	l.wait()
+	l.settle(time.Minute, all)
+	l.check([]fault{{killed, recordWindow}}, all) // the clean hand-over explains none
+	l.books(all)
+	third.terminate()
+}

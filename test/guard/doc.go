@@ -1,0 +1,2 @@
+// Package guard holds tests about the repository itself: imports, package comments and documents.
+package guard
