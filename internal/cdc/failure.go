@@ -49,6 +49,8 @@ func Classify(err error) State {
 		return StatePublicationIncomplete
 	case errors.Is(err, ErrMalformed):
 		return StateDecodePoison
+	case errors.Is(err, ErrEnded):
+		return StateShuttingDown
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

@@ -34,6 +34,10 @@ const writeTimeout = 10 * time.Second
 // for the silence timeout. A cut network shows no other sign.
 var ErrSilent = errors.New("nothing heard from the server")
 
+// ErrEnded is returned when the server has ended the stream by itself: it does
+// that only when it shuts down, after it has sent everything.
+var ErrEnded = errors.New("the server ended the replication stream")
+
 // StreamOptions are the knobs of a Stream.
 type StreamOptions struct {
 	Slot        string
@@ -312,7 +316,7 @@ func (s *Stream) take(msg pgproto3.BackendMessage) (Item, bool, error) {
 		}
 		return Item{}, false, nil
 	case *pgproto3.CopyDone, *pgproto3.CommandComplete:
-		return Item{}, false, errors.New("replication stream ended: the server closed it")
+		return Item{}, false, ErrEnded
 	case *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
 		return Item{}, false, nil
 	default:
