@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,12 +20,10 @@ import (
 )
 
 func newDeliveries() *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use: "deliveries", Aliases: []string{"delivery"}, Short: "Look at deliveries, and try them again",
 		Example: "  relay deliveries list --status DEAD\n  relay deliveries retry 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
-	}
-	c.AddCommand(newDeliveriesList(), newDeliveriesShow(), newDeliveriesRetry(), newDeliveriesTail())
-	return c
+	}, newDeliveriesList(), newDeliveriesShow(), newDeliveriesRetry(), newDeliveriesTail())
 }
 
 // filterFlags adds the flags that narrow a list.
@@ -52,16 +51,22 @@ func filterFlags(c *cobra.Command) func() (deliver.Filter, error) {
 	}
 }
 
-func deliveryRow(d *deliver.Record) []string {
-	when := stamp(d.EndedAt)
-	if d.Status == deliver.StatusPending {
-		when = "next " + stamp(d.NextAttemptAt)
-		if d.Waits {
-			when = "waits for an earlier one"
-		}
+// outlook says when a delivery ended, or what one that waits is waiting for.
+func outlook(d *deliver.Record) string {
+	switch {
+	case d.Status != deliver.StatusPending:
+		return stamp(d.EndedAt)
+	case d.Waits:
+		return "waits for an earlier one of its key"
+	case d.NextAttemptAt == nil:
+		return "on its way"
 	}
+	return "next attempt " + stamp(d.NextAttemptAt)
+}
+
+func deliveryRow(d *deliver.Record) []string {
 	return []string{d.ID.String(), string(d.Status), printable(d.TenantID), printable(d.Event), printable(d.AggregateID),
-		strconv.Itoa(d.Attempts), stamp(&d.CreatedAt), when, orDash(d.LastError)}
+		strconv.Itoa(d.Attempts), stamp(&d.CreatedAt), outlook(d), orDash(d.LastError)}
 }
 
 const deliveryHead = "ID STATUS TENANT EVENT AGGREGATE ATTEMPTS COMMITTED ENDED LAST_ERROR"
@@ -153,11 +158,15 @@ func newDeliveriesShow() *cobra.Command {
 
 func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 	row := deliveryRow(d)
+	last := "ended"
+	if d.Status == deliver.StatusPending {
+		last = "outlook"
+	}
 	w := cmd.OutOrStdout()
 	if err := text(w, [2]string{"id", row[0]}, [2]string{"status", row[1]}, [2]string{"tenant", row[2]}, [2]string{"event", row[3]},
 		[2]string{"event id", d.EventID.String()}, [2]string{"aggregate", printable(d.AggregateType) + " " + row[4]},
 		[2]string{"subscription", d.SubscriptionID.String()}, [2]string{"attempts", row[5]}, [2]string{"committed", row[6]},
-		[2]string{"ended", row[7]}, [2]string{"last error", row[8]}); err != nil {
+		[2]string{last, row[7]}, [2]string{"last error", row[8]}); err != nil {
 		return err
 	}
 	if len(d.History) == 0 {
@@ -176,7 +185,7 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 	}
 	rows := make([][]string, len(attempts))
 	for i, a := range attempts {
-		rows[i] = []string{strconv.Itoa(a.N), stamp(&a.At), strconv.FormatInt(a.Millis, 10) + "ms", a.Reason, printable(a.Detail)}
+		rows[i] = []string{strconv.Itoa(a.N), stamp(&a.At), strconv.FormatInt(a.Millis, 10) + "ms", printable(a.Reason), orDash(&a.Detail)}
 	}
 	_, _ = fmt.Fprintln(w)
 	return table(w, "FAILED AT TOOK REASON DETAIL", rows)
@@ -187,33 +196,66 @@ func waitFlag(c *cobra.Command, to *time.Duration) {
 	c.Flags().DurationVar(to, "wait", 5*time.Second, "how long to wait for the running relay to do it")
 }
 
-// ask leaves requests and waits for the leader to carry them out.
-func ask(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, kind string, targets []string, wait time.Duration) error {
-	var ids []int64
-	for _, t := range targets {
-		id, err := deliver.Ask(ctx, db, kind, t)
-		if err != nil {
-			return err
-		}
-		ids = append(ids, id)
+// retried is what became of one request.
+type retried struct {
+	ID         string `json:"id"`
+	CarriedOut bool   `json:"carried_out"`
+	Result     string `json:"result"`
+	refused    bool   // carried out, and nothing could be done
+}
+
+// ask leaves requests, waits for the leader to carry them out, and returns the
+// targets of those that still wait.
+func ask(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, kind string, targets []string, wait time.Duration) (map[string]bool, error) {
+	if len(targets) == 0 {
+		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	asked, err := deliver.Ask(ctx, db, kind, targets)
+	if err != nil {
+		return nil, err
+	}
+	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	for _, id := range ids {
-		done, err := deliver.Await(ctx, db, id)
-		if err != nil {
-			return err
-		}
-		if !done {
-			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "the request is noted; no relay has carried it out yet, the next one that leads will")
-			return nil
+	left, err := deliver.Await(limited, db, slices.Collect(maps.Values(asked)))
+	if err != nil {
+		return nil, err
+	}
+	waiting := make(map[string]bool, len(left))
+	for target, id := range asked {
+		if slices.Contains(left, id) {
+			waiting[target] = true
 		}
 	}
-	return nil
+	if len(waiting) > 0 {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d noted; no relay has carried that out yet, the next one that leads will\n", len(waiting))
+	}
+	return waiting, ctx.Err()
+}
+
+func printRetried(cmd *cobra.Command, output string, results []retried) error {
+	refused := 0
+	rows := make([][]string, len(results))
+	for i, r := range results {
+		rows[i] = []string{r.ID, r.Result}
+		if r.refused {
+			refused++
+		}
+	}
+	var err error
+	if output == formJSON {
+		err = printJSON(cmd.OutOrStdout(), items(results))
+	} else {
+		err = table(cmd.OutOrStdout(), "ID RESULT", rows)
+	}
+	if err == nil && refused > 0 {
+		err = fmt.Errorf("%d of %d could not be tried again", refused, len(results))
+	}
+	return err
 }
 
 func newDeliveriesRetry() *cobra.Command {
 	var wait time.Duration
+	var output string
 	c := &cobra.Command{
 		Use: "retry ID...", Short: "Try deliveries again now", Args: cobra.MinimumNArgs(1),
 		Long: "Try deliveries again now: one that waits is due at once, a dead one begins its schedule anew. It keeps its\n" +
@@ -229,96 +271,52 @@ func newDeliveriesRetry() *cobra.Command {
 				ids = append(ids, id)
 			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				records := deliver.Records{DB: db}
-				var targets []string
-				for _, id := range ids {
-					d, err := records.Get(ctx, id)
-					if err != nil {
-						return err
-					}
-					if d.Status == deliver.StatusDelivered || d.Status == deliver.StatusCancelled {
-						return fmt.Errorf("delivery %s is %s: only PENDING and DEAD ones can be tried again", id, d.Status)
-					}
-					targets = append(targets, id.String())
-				}
-				if err := ask(ctx, cmd, db, deliver.RequestRetryDelivery, targets, wait); err != nil {
-					return err
-				}
-				for _, id := range ids {
-					d, err := records.Get(ctx, id)
-					if err != nil && !errors.Is(err, deliver.ErrNotFound) {
-						return err
-					}
-					status := "not recorded"
-					if err == nil {
-						status = string(d.Status)
-					}
-					_, _ = fmt.Fprintln(cmd.OutOrStdout(), id, status)
-				}
-				return nil
+				return retryDeliveries(ctx, cmd, db, ids, wait, output)
 			})
 		},
 	}
 	waitFlag(c, &wait)
-	return c
-}
-
-func newDeliveriesTail() *cobra.Command {
-	var output string
-	c := &cobra.Command{
-		Use: "tail", Short: "Print deliveries as they are recorded, until Ctrl-C", Args: cobra.NoArgs,
-		Example: "  relay deliveries tail --tenant acme",
-	}
-	filter := filterFlags(c)
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		f, err := filter()
-		if err != nil {
-			return err
-		}
-		f.Limit = 1000
-		return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-			return tail(ctx, cmd, deliver.Records{DB: db}, f, output)
-		})
-	}
 	addOutput(c, &output)
 	return c
 }
 
-func tail(ctx context.Context, cmd *cobra.Command, records deliver.Records, f deliver.Filter, output string) error {
-	seen := make(map[uuid.UUID]string)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for first := true; ; first = false {
-		list, err := records.List(ctx, f)
+func retryDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []uuid.UUID, wait time.Duration, output string) error {
+	records := deliver.Records{DB: db}
+	var targets []string
+	var before []*deliver.Record
+	for _, id := range ids {
+		d, err := records.Get(ctx, id)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
-		now := make(map[uuid.UUID]string, len(list))
-		for i := range slices.Backward(list) {
-			d := &list[i]
-			state := fmt.Sprint(d.Status, d.Attempts)
-			now[d.ID] = state
-			if first || seen[d.ID] == state {
-				continue
-			}
-			if output == formJSON {
-				if err := json.NewEncoder(cmd.OutOrStdout()).Encode(d); err != nil {
-					return err
-				}
-				continue
-			}
-			if _, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(deliveryRow(d), "  ")); err != nil {
-				return err
-			}
+		if d.Status == deliver.StatusDelivered || d.Status == deliver.StatusCancelled {
+			return fmt.Errorf("delivery %s is %s: only PENDING and DEAD ones can be tried again", id, d.Status)
 		}
-		seen = now
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		before, targets = append(before, d), append(targets, id.String())
+	}
+	waiting, err := ask(ctx, cmd, db, deliver.RequestRetryDelivery, targets, wait)
+	if err != nil {
+		return err
+	}
+	results := make([]retried, len(ids))
+	for i, id := range ids {
+		results[i] = retried{ID: targets[i], CarriedOut: !waiting[targets[i]], Result: "asked for"}
+		if !results[i].CarriedOut {
+			continue
+		}
+		d, err := records.Get(ctx, id)
+		switch {
+		case errors.Is(err, deliver.ErrNotFound):
+			results[i].Result = "ended, and deliver.log keeps no record of it"
+		case err != nil:
+			return err
+		case d.Status == deliver.StatusPending:
+			results[i].Result = string(d.Status) + ", " + outlook(d)
+		case before[i].EndedAt != nil && d.EndedAt.Equal(*before[i].EndedAt):
+			results[i].Result, results[i].refused = string(d.Status)+", not tried again: its subscription or its body is gone", true
+		default:
+			results[i].Result = string(d.Status)
 		}
 	}
+	return printRetried(cmd, output, results)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
@@ -21,43 +22,67 @@ func checkSchema(ctx context.Context, db *pgxpool.Pool) error {
 }
 
 func newMigrate() *cobra.Command {
+	var output string
 	c := &cobra.Command{
 		Use:   "migrate",
 		Short: "Create or upgrade the schemas outbox and relay",
 		Long: "Create or upgrade the schemas outbox and relay. It is safe to run again, by several at once, and on\n" +
 			"a database that has data. The role needs CREATE on the database and owns what it makes.",
 		Example: "  relay migrate --database-url postgres://owner@localhost/app\n  relay migrate status",
-		Args:    cobra.NoArgs,
-		RunE:    migrateUp,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return migrateUp(cmd, output) },
 	}
-	c.AddCommand(
-		&cobra.Command{Use: "up", Short: "Apply what is pending (the default)", Example: "  relay migrate up",
-			Args: cobra.NoArgs, RunE: migrateUp},
-		newMigrateStatus())
+	addOutput(c, &output)
+	c.AddCommand(newMigrateUp(), newMigrateStatus())
 	return c
 }
 
-func migrateUp(cmd *cobra.Command, _ []string) error {
+func newMigrateUp() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use: "up", Short: "Apply what is pending (the default)", Args: cobra.NoArgs,
+		Example: "  relay migrate up\n  relay migrate up -o json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return migrateUp(cmd, output) },
+	}
+	addOutput(c, &output)
+	return c
+}
+
+func migrateUp(cmd *cobra.Command, output string) error {
 	cfg, err := loadConfig(cmd, "database.url")
 	if err != nil {
 		return err
 	}
 	report, err := migrate.Up(cmd.Context(), cfg.Database.URL)
 	w := cmd.OutOrStdout()
-	for _, name := range report.Applied {
-		_, _ = fmt.Fprintln(w, "applied", name)
-	}
-	for _, name := range report.Functions {
-		_, _ = fmt.Fprintln(w, "replaced", name)
+	if output == formText { // what was applied stays applied when a later one fails
+		for _, name := range report.Applied {
+			_, _ = fmt.Fprintln(w, "applied", name)
+		}
+		for _, name := range report.Functions {
+			_, _ = fmt.Fprintln(w, "replaced", name)
+		}
 	}
 	if err != nil {
-		return err
+		return hintDatabase(err)
 	}
-	if len(report.Applied)+len(report.Functions) == 0 {
+	if output == formText && len(report.Applied)+len(report.Functions) == 0 {
 		_, _ = fmt.Fprintln(w, "nothing to do")
 	}
-	_, err = fmt.Fprintf(w, "schema is at version %d\n", report.Version)
-	return err
+	return say(cmd, output, fmt.Sprintf("schema is at version %d", report.Version), map[string]any{
+		"applied": append([]string{}, report.Applied...), "functions": append([]string{}, report.Functions...), "version": report.Version})
+}
+
+// migrationStep is a line of `relay migrate status`.
+type migrationStep struct {
+	Name      string     `json:"name"`
+	Version   int64      `json:"version"` // 0 for a file of functions
+	AppliedAt *time.Time `json:"applied_at"`
 }
 
 func newMigrateStatus() *cobra.Command {
@@ -73,21 +98,22 @@ func newMigrateStatus() *cobra.Command {
 			}
 			list, err := migrate.Status(cmd.Context(), cfg.Database.URL)
 			if err != nil {
-				return err
+				return hintDatabase(err)
 			}
 			pending := 0
 			rows := make([][]string, 0, len(list))
+			steps := make([]migrationStep, 0, len(list))
 			for _, m := range list {
-				at := "pending"
+				at, step := "pending", migrationStep{Name: m.Name, Version: m.Version}
 				if m.Pending() {
 					pending++
 				} else {
-					at = stamp(&m.AppliedAt)
+					at, step.AppliedAt = stamp(&m.AppliedAt), &m.AppliedAt
 				}
-				rows = append(rows, []string{m.Name, at})
+				rows, steps = append(rows, []string{m.Name, at}), append(steps, step)
 			}
 			if output == formJSON {
-				err = printJSON(cmd.OutOrStdout(), list)
+				err = printJSON(cmd.OutOrStdout(), items(steps))
 			} else {
 				err = table(cmd.OutOrStdout(), "MIGRATION APPLIED", rows)
 			}

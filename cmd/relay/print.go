@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
@@ -101,25 +103,81 @@ func parseID(what, s string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// withDatabase opens the configured database for a command.
+// withDatabase opens the configured database for a command and checks its schema.
 func withDatabase(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error) error {
 	cfg, err := loadConfig(cmd, "database.url")
 	if err != nil {
 		return err
 	}
+	db, err := openDatabase(cmd, cfg)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := checkSchema(cmd.Context(), db); err != nil {
+		return hintDatabase(err)
+	}
+	return f(cmd.Context(), cfg, db)
+}
+
+// openDatabase makes a pool that connects when it is first used.
+func openDatabase(cmd *cobra.Command, cfg *config.Config) (*pgxpool.Pool, error) {
 	pc, err := pgxpool.ParseConfig(cfg.Database.URL)
 	if err != nil {
-		return fmt.Errorf("database.url: %s", config.Redact(err.Error()))
+		return nil, fmt.Errorf("database.url: %s", config.Redact(err.Error()))
 	}
 	pc.ConnConfig.RuntimeParams["application_name"] = "relay " + cmd.Name()
 	pc.MaxConns = 2
 	db, err := pgxpool.NewWithConfig(cmd.Context(), pc)
 	if err != nil {
-		return fmt.Errorf("open database: %w", err)
+		return nil, fmt.Errorf("open database: %w", err)
 	}
-	defer db.Close()
-	if err := checkSchema(cmd.Context(), db); err != nil {
-		return err
+	return db, nil
+}
+
+// hintDatabase adds the way out to an error of connecting.
+func hintDatabase(err error) error {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return fmt.Errorf("%w\nlook at database.url (`relay config print` shows where it comes from) and at the server", err)
 	}
-	return f(cmd.Context(), cfg, db)
+	return err
+}
+
+// say prints what a command did: a line, or the object that says the same.
+func say(cmd *cobra.Command, output, line string, object any) error {
+	if output == formJSON {
+		return printJSON(cmd.OutOrStdout(), object)
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), line)
+	return err
+}
+
+// items is a list as it is printed with -o json.
+func items[T any](list []T) map[string]any {
+	return map[string]any{"items": append([]T{}, list...)}
+}
+
+// group makes a command that only holds others help with misspelt ones.
+func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+	c.AddCommand(subs...)
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return cmd.Help()
+	}
+	return c
+}
+
+// unknownCommand is the error for a word that is no subcommand.
+func unknownCommand(cmd *cobra.Command, word string) error {
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+	}
+	return usageError{fmt.Errorf("unknown command %q for %q%s (see `%s --help`)", word, cmd.CommandPath(), hint, cmd.CommandPath())}
 }

@@ -17,12 +17,10 @@ import (
 )
 
 func newQuarantine() *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use: "quarantine", Short: "Rows that could not become events: look, try again, discard",
 		Example: "  relay quarantine list\n  relay quarantine retry --all",
-	}
-	c.AddCommand(newQuarantineList(), newQuarantineShow(), newQuarantineRetry(), newQuarantineDiscard())
-	return c
+	}, newQuarantineList(), newQuarantineShow(), newQuarantineRetry(), newQuarantineDiscard())
 }
 
 func quarantineNumbers(args []string) ([]int64, error) {
@@ -52,7 +50,7 @@ func newQuarantineList() *cobra.Command {
 					return err
 				}
 				if output == formJSON {
-					return printJSON(cmd.OutOrStdout(), map[string]any{"items": append([]outbox.Quarantined{}, list...)})
+					return printJSON(cmd.OutOrStdout(), items(list))
 				}
 				rows := make([][]string, len(list))
 				for i, q := range list {
@@ -82,10 +80,14 @@ func newQuarantineShow() *cobra.Command {
 					return err
 				}
 				if output == formJSON {
+					row := any(json.RawMessage(q.Raw))
+					if !json.Valid(q.Raw) { // kept by other hands
+						row = q.Raw
+					}
 					return printJSON(cmd.OutOrStdout(), struct {
 						*outbox.Quarantined
-						Row json.RawMessage `json:"row"`
-					}{q, q.Raw})
+						Row any `json:"row"`
+					}{q, row})
 				}
 				return text(cmd.OutOrStdout(), [2]string{"id", strconv.FormatInt(q.ID, 10)}, [2]string{"reason", q.Reason},
 					[2]string{"detail", printable(q.Detail)}, [2]string{"event id", orDash(q.EventID)}, [2]string{"tenant", orDash(q.TenantID)},
@@ -101,6 +103,7 @@ func newQuarantineShow() *cobra.Command {
 func newQuarantineRetry() *cobra.Command {
 	var all bool
 	var wait time.Duration
+	var output string
 	c := &cobra.Command{
 		Use: "retry (ID... | --all)", Short: "Map quarantined rows again, after the catalog was mended",
 		Long: "Map quarantined rows again, by the catalog that the running relay has (SIGHUP makes it read its files\n" +
@@ -115,19 +118,23 @@ func newQuarantineRetry() *cobra.Command {
 				return usageError{errors.New("expected the numbers of rows, or --all")}
 			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				return retryQuarantined(ctx, cmd, db, ids, all, wait)
+				return retryQuarantined(ctx, cmd, db, ids, all, wait, output)
 			})
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "all quarantined rows")
 	waitFlag(c, &wait)
+	addOutput(c, &output)
 	return c
 }
 
-func retryQuarantined(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []int64, all bool, wait time.Duration) error {
+// maxRetryAll bounds what --all asks for at once.
+const maxRetryAll = 100_000
+
+func retryQuarantined(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []int64, all bool, wait time.Duration, output string) error {
 	q := outbox.Quarantine{DB: db}
 	if all {
-		list, err := q.List(ctx, 100000)
+		list, err := q.List(ctx, maxRetryAll)
 		if err != nil {
 			return err
 		}
@@ -137,30 +144,39 @@ func retryQuarantined(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool,
 	}
 	var targets []string
 	for _, id := range ids {
-		if _, err := q.Get(ctx, id); err != nil {
-			return err
+		if !all {
+			if _, err := q.Get(ctx, id); err != nil {
+				return err
+			}
 		}
 		targets = append(targets, strconv.FormatInt(id, 10))
 	}
-	if err := ask(ctx, cmd, db, deliver.RequestRetryQuarantine, targets, wait); err != nil {
+	waiting, err := ask(ctx, cmd, db, deliver.RequestRetryQuarantine, targets, wait)
+	if err != nil {
 		return err
 	}
-	for _, id := range ids {
+	results := make([]retried, len(ids))
+	for i, id := range ids {
+		results[i] = retried{ID: targets[i], CarriedOut: !waiting[targets[i]], Result: "asked for"}
+		if !results[i].CarriedOut {
+			continue
+		}
 		e, err := q.Get(ctx, id)
 		switch {
 		case errors.Is(err, outbox.ErrNotQuarantined):
-			_, _ = fmt.Fprintln(cmd.OutOrStdout(), id, "released")
+			results[i].Result = "released"
 		case err != nil:
 			return err
 		default:
-			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%d stays: %s: %s\n", id, e.Reason, printable(e.Detail))
+			results[i].Result = "stays: " + e.Reason + ": " + printable(e.Detail)
 		}
 	}
-	return nil
+	return printRetried(cmd, output, results)
 }
 
 func newQuarantineDiscard() *cobra.Command {
 	var yes bool
+	var output string
 	c := &cobra.Command{
 		Use: "discard ID...", Short: "Delete quarantined rows for good", Args: cobra.MinimumNArgs(1),
 		Long:    "Delete quarantined rows for good: they will never be delivered.",
@@ -178,12 +194,18 @@ func newQuarantineDiscard() *cobra.Command {
 					if err := (outbox.Quarantine{DB: db}).Discard(ctx, id); err != nil {
 						return err
 					}
-					_, _ = fmt.Fprintln(cmd.OutOrStdout(), "discarded", id)
+					if output == formText {
+						_, _ = fmt.Fprintln(cmd.OutOrStdout(), "discarded", id)
+					}
+				}
+				if output == formJSON {
+					return printJSON(cmd.OutOrStdout(), map[string]any{"discarded": ids})
 				}
 				return nil
 			})
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "really")
+	addOutput(c, &output)
 	return c
 }

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,16 +19,22 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/outbox"
 )
+
+// statusPatience bounds what one look at the database may take.
+const statusPatience = 10 * time.Second
 
 // report is what `relay status` says.
 type report struct {
-	Daemon      *daemon.Status `json:"daemon"` // null: none was reached
-	Unreachable string         `json:"unreachable,omitempty"`
-	Slot        slotReport     `json:"slot"`
-	Parked      []parkedTenant `json:"parked"`
-	Quarantined int            `json:"quarantined"`
+	Daemon      *daemon.Status        `json:"daemon"` // null: none was reached
+	Unreachable string                `json:"unreachable,omitempty"`
+	Database    string                `json:"database_error,omitempty"` // what follows is unknown then
+	Slot        slotReport            `json:"slot"`
+	Parked      []deliver.TenantCount `json:"parked"` // of the ten tenants with most
+	Quarantined int                   `json:"quarantined"`
 }
 
 type slotReport struct {
@@ -37,83 +45,109 @@ type slotReport struct {
 	Retained  int64  `json:"retained_bytes"`
 }
 
-type parkedTenant struct {
-	Tenant string `json:"tenant_id"`
-	Count  int    `json:"deliveries"`
-}
-
 func newStatus() *cobra.Command {
 	var output string
 	var watch bool
 	c := &cobra.Command{
 		Use: "status", Short: "Tell how the relay, its slot and what waits are", Args: cobra.NoArgs,
 		Long: "Ask the running relay at http.listen (or http.ops_listen), and the database. The exit code is 4 when no relay\n" +
-			"answers, or the one that does is not ready.",
+			"answers, when the one that does is not ready, or when the database does not answer.",
 		Example: "  relay status\n  relay status -o json\n  relay status --watch",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
-				for {
-					r, err := readReport(ctx, cfg, db)
-					if err != nil {
-						if ctx.Err() != nil && watch {
-							return nil
-						}
-						return err
-					}
-					if watch {
-						_, _ = fmt.Fprint(cmd.OutOrStdout(), "\x1b[H\x1b[2J")
-					}
-					if err := r.print(cmd.OutOrStdout(), output); err != nil {
-						return err
-					}
-					if !watch {
-						return r.verdict()
-					}
-					select {
-					case <-ctx.Done():
-						return nil
-					case <-time.After(time.Second):
-					}
-				}
-			})
+			cfg, err := loadConfig(cmd, "database.url")
+			if err != nil {
+				return err
+			}
+			db, err := openDatabase(cmd, cfg)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			if watch {
+				return watchStatus(cmd, cfg, db, output)
+			}
+			r := readReport(cmd.Context(), cfg, db)
+			if output == formJSON {
+				err = printJSON(cmd.OutOrStdout(), r)
+			} else {
+				err = r.print(cmd.OutOrStdout())
+			}
+			if err != nil {
+				return err
+			}
+			return r.verdict()
 		},
 	}
-	c.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C")
+	c.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C; with -o json a line each")
 	addOutput(c, &output)
 	return c
 }
 
-func readReport(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) (*report, error) {
-	r := &report{Parked: []parkedTenant{}, Slot: slotReport{Name: cfg.CDC.Slot}}
+// watchStatus prints until the command is interrupted. Only a terminal is cleared.
+func watchStatus(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool, output string) error {
+	w, tick := cmd.OutOrStdout(), time.NewTicker(time.Second)
+	defer tick.Stop()
+	f, isFile := w.(*os.File)
+	terminal := isFile && isTerminal(f)
+	for first := true; ; first = false {
+		r := readReport(cmd.Context(), cfg, db)
+		if cmd.Context().Err() != nil {
+			return nil
+		}
+		var err error
+		switch {
+		case output == formJSON:
+			err = json.NewEncoder(w).Encode(r)
+		case terminal:
+			_, _ = fmt.Fprint(w, "\x1b[H\x1b[2J") // to the corner, and clear
+			err = r.print(w)
+		default:
+			if !first {
+				_, _ = fmt.Fprintln(w)
+			}
+			err = r.print(w)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-cmd.Context().Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func readReport(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) *report {
+	r := &report{Parked: []deliver.TenantCount{}, Slot: slotReport{Name: cfg.CDC.Slot}}
 	var err error
 	if r.Daemon, err = askDaemon(ctx, cfg); err != nil {
 		r.Unreachable = err.Error()
 	}
-	slot, err := cdc.InspectSlot(ctx, db, cfg.CDC.Slot)
+	if err := r.readDatabase(ctx, db); err != nil {
+		r.Database = hintDatabase(err).Error()
+	}
+	return r
+}
+
+func (r *report) readDatabase(ctx context.Context, db *pgxpool.Pool) error {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	if err := checkSchema(ctx, db); err != nil {
+		return err
+	}
+	slot, err := cdc.InspectSlot(ctx, db, r.Slot.Name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.Slot.Exists, r.Slot.Active, r.Slot.WALStatus, r.Slot.Retained = slot.Exists, slot.Active, slot.WALStatus, slot.RetainedBytes
-	rows, err := db.Query(ctx, `SELECT b.tenant_id, count(*) FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
-GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10`)
+	parked, err := (deliver.Records{DB: db}).ParkedByTenant(ctx, 10)
 	if err != nil {
-		return nil, fmt.Errorf("count parked deliveries: %w", err)
+		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var t parkedTenant
-		if err := rows.Scan(&t.Tenant, &t.Count); err != nil {
-			return nil, fmt.Errorf("count parked deliveries: %w", err)
-		}
-		r.Parked = append(r.Parked, t)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("count parked deliveries: %w", err)
-	}
-	if err := db.QueryRow(ctx, "SELECT count(*) FROM relay.quarantine").Scan(&r.Quarantined); err != nil {
-		return nil, fmt.Errorf("count quarantined rows: %w", err)
-	}
-	return r, nil
+	r.Parked = append(r.Parked, parked...)
+	r.Quarantined, err = (outbox.Quarantine{DB: db}).Count(ctx)
+	return err
 }
 
 // askDaemon reads /status. It goes to the relay's own address from the
@@ -151,21 +185,22 @@ func askDaemon(ctx context.Context, cfg *config.Config) (*daemon.Status, error) 
 	return &s, nil
 }
 
-func (r *report) print(w io.Writer, output string) error {
-	if output == formJSON {
-		return printJSON(w, r)
-	}
+func (r *report) print(w io.Writer) error {
 	pairs := [][2]string{}
 	if d := r.Daemon; d != nil {
 		ready := "yes"
 		if !d.Ready {
-			ready = "no: " + d.NotReady
+			ready = "no: " + printable(d.NotReady)
 		}
 		pairs = append(pairs, [2]string{"state", string(d.State) + " since " + stamp(&d.Since)}, [2]string{"ready", ready},
-			[2]string{"recorded", orNone(d.Recorded)}, [2]string{"confirmed", orNone(d.Confirmed)},
+			[2]string{"recorded", orDash(&d.Recorded)}, [2]string{"confirmed", orDash(&d.Confirmed)},
 			[2]string{"in flight", strconv.Itoa(d.InFlight)}, [2]string{"in window", strconv.Itoa(d.Window)})
 	} else {
 		pairs = append(pairs, [2]string{"state", r.Unreachable})
+	}
+	if r.Database != "" {
+		first, _, _ := strings.Cut(r.Database, "\n")
+		return text(w, append(pairs, [2]string{"database", printable(first)})...)
 	}
 	slot := "missing"
 	if r.Slot.Exists {
@@ -176,25 +211,19 @@ func (r *report) print(w io.Writer, output string) error {
 	}
 	pairs = append(pairs, [2]string{"slot " + r.Slot.Name, slot})
 	for _, t := range r.Parked {
-		pairs = append(pairs, [2]string{"parked " + printable(t.Tenant), strconv.Itoa(t.Count)})
+		pairs = append(pairs, [2]string{"parked " + printable(t.TenantID), strconv.Itoa(t.Count)})
 	}
-	pairs = append(pairs, [2]string{"quarantined", strconv.Itoa(r.Quarantined)})
-	return text(w, pairs...)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
+	return text(w, append(pairs, [2]string{"quarantined", strconv.Itoa(r.Quarantined)})...)
 }
 
 func (r *report) verdict() error {
 	switch {
 	case r.Daemon == nil:
-		return unhealthyError{errors.New(r.Unreachable)}
+		return unhealthyError{fmt.Errorf("%s; start one with `relay run`, or look at http.listen", r.Unreachable)}
 	case !r.Daemon.Ready:
 		return unhealthyError{fmt.Errorf("the relay is not ready: %s", r.Daemon.NotReady)}
+	case r.Database != "":
+		return unhealthyError{errors.New(r.Database)}
 	}
 	return nil
 }

@@ -24,14 +24,12 @@ import (
 )
 
 func newSubscriptions() *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use: "subscriptions", Aliases: []string{"subscription", "subs"}, Short: "Manage who gets which events where",
 		Long:    "Manage who gets which events where. A relay that runs takes a change in at once.",
 		Example: "  relay subscriptions add --tenant acme --url https://hooks.example.com/x --event 'payment.*'\n  relay subscriptions list",
-	}
-	c.AddCommand(newSubscriptionsAdd(), newSubscriptionsList(), newSubscriptionsShow(), newSubscriptionsRemove(),
+	}, newSubscriptionsAdd(), newSubscriptionsList(), newSubscriptionsShow(), newSubscriptionsRemove(),
 		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest())
-	return c
 }
 
 func newSubscriptionsAdd() *cobra.Command {
@@ -64,7 +62,7 @@ func newSubscriptionsAdd() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("read secret: %w", err)
 				}
-				key = strings.TrimSuffix(string(b), "\n")
+				key = strings.TrimRight(string(b), "\r\n")
 			case key == "":
 				key, made = signature.NewSecret(), true
 			}
@@ -157,7 +155,7 @@ func newSubscriptionsList() *cobra.Command {
 					return err
 				}
 				if output == formJSON {
-					return printJSON(cmd.OutOrStdout(), map[string]any{"items": append([]deliver.Subscription{}, list...)})
+					return printJSON(cmd.OutOrStdout(), items(list))
 				}
 				rows := make([][]string, len(list))
 				for i := range list {
@@ -208,19 +206,21 @@ func withSubscription(cmd *cobra.Command, arg string, f func(context.Context, *c
 }
 
 func newSubscriptionsRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "remove ID", Aliases: []string{"rm"}, Short: "Remove a subscription; what waits for it is cancelled", Args: cobra.ExactArgs(1),
+	var output string
+	c := &cobra.Command{
+		Use: "remove ID", Short: "Remove a subscription; what waits for it is cancelled", Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions remove 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, db *pgxpool.Pool, s *deliver.Subscription) error {
 				if err := (deliver.Subscriptions{DB: db}).Remove(ctx, s.ID); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), "removed", s.ID)
-				return err
+				return say(cmd, output, "removed "+s.ID.String(), map[string]any{"id": s.ID, "removed": true})
 			})
 		},
 	}
+	addOutput(c, &output)
+	return c
 }
 
 func newSubscriptionsSwitch(on bool) *cobra.Command {
@@ -228,7 +228,7 @@ func newSubscriptionsSwitch(on bool) *cobra.Command {
 	if on {
 		name, short, done = "enable", "Enable a subscription; what waited is delivered", "enabled"
 	}
-	var reason string
+	var reason, output string
 	c := &cobra.Command{
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions " + name + " 01a21045-e54f-72f6-866b-2636175a6f62",
@@ -237,19 +237,34 @@ func newSubscriptionsSwitch(on bool) *cobra.Command {
 				if err := (deliver.Subscriptions{DB: db}).SetActive(ctx, s.ID, on, reason); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), done, s.ID)
-				return err
+				now, err := (deliver.Subscriptions{DB: db}).Get(ctx, s.ID)
+				if err != nil {
+					return err
+				}
+				return say(cmd, output, done+" "+s.ID.String(), now)
 			})
 		},
 	}
 	if !on {
 		c.Flags().StringVar(&reason, "reason", "disabled by the operator", "why, for the tenant to see")
 	}
+	addOutput(c, &output)
 	return c
 }
 
+// testResult is what an endpoint did with a test event.
+type testResult struct {
+	SubscriptionID uuid.UUID      `json:"subscription_id"`
+	Success        bool           `json:"success"`
+	StatusCode     int            `json:"status_code"` // 0: no answer
+	Reason         deliver.Reason `json:"reason,omitempty"`
+	Detail         string         `json:"detail,omitempty"`
+	DurationMicros int64          `json:"duration_us"`
+}
+
 func newSubscriptionsTest() *cobra.Command {
-	return &cobra.Command{
+	var output string
+	c := &cobra.Command{
 		Use: "test ID", Short: "Post a signed test event to a subscription's endpoint", Args: cobra.ExactArgs(1),
 		Long: "Post a signed event of type relay.test, on the way that deliveries take: the same egress rule, timeouts\n" +
 			"and signature. The exit code is 1 when the endpoint did not take it. Nothing is recorded.",
@@ -260,15 +275,27 @@ func newSubscriptionsTest() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				took := out.Duration.Round(100 * time.Microsecond)
-				if !out.Success() {
-					return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, out.Detail, took)
+				if output == formJSON {
+					if err := printJSON(cmd.OutOrStdout(), testResult{s.ID, out.Success(), out.StatusCode, out.Reason, out.Detail,
+						out.Duration.Microseconds()}); err != nil {
+						return err
+					}
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "HTTP %d %s in %s\n", out.StatusCode, http.StatusText(out.StatusCode), took)
+				took := out.Duration.Round(100 * time.Microsecond)
+				switch {
+				case out.Aborted:
+					return errors.New("interrupted before the endpoint answered")
+				case !out.Success():
+					return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, printable(out.Detail), took)
+				case output == formText:
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "HTTP %d %s in %s\n", out.StatusCode, http.StatusText(out.StatusCode), took)
+				}
 				return err
 			})
 		},
 	}
+	addOutput(c, &output)
+	return c
 }
 
 func postTest(ctx context.Context, cfg *config.Config, s *deliver.Subscription) (deliver.Outcome, error) {

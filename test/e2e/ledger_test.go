@@ -201,7 +201,8 @@ func (l *ledger) settle(limit time.Duration, subs ...*subscription) {
 	}
 }
 
-// books fails unless the relay's own record has each delivery of the subscriptions once.
+// books fails unless the relay's own record has each delivery of the subscriptions, and once. After a stop of
+// PostgreSQL it may have some twice: a batch is written again when the answer to its commit was lost.
 func (l *ledger) books(subs ...*subscription) {
 	l.s.t.Helper()
 	rows := l.rows()
@@ -215,7 +216,7 @@ func (l *ledger) books(subs ...*subscription) {
 		eventually(l.s.t, fmt.Sprintf("%d deliveries of %s are recorded", want, sub.name), func() bool {
 			return l.s.number("SELECT count(DISTINCT event_id) FROM relay.deliveries WHERE subscription_id = $1 AND status = 'DELIVERED'", sub.id) >= want
 		})
-		if n := l.s.number("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", sub.id); n != want {
+		if n := l.s.number("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", sub.id); n < want || n > want && !l.s.stopped {
 			l.s.t.Errorf("%s: %d deliveries on record, want %d", sub.name, n, want)
 		}
 	}

@@ -27,6 +27,7 @@ type stage struct {
 	db      *pgxpool.Pool
 	recv    *receiver
 	env     []string
+	stopped bool // PostgreSQL was stopped under the relay
 }
 
 // newStage makes a stage on the shared server, which must keep running.
@@ -99,6 +100,7 @@ func (s *stage) stopServer(ctx context.Context, mode pgcluster.StopMode) {
 		s.t.Fatalf("PostgreSQL did not stop: %v", err)
 	}
 	s.db.Reset()
+	s.stopped = true
 }
 
 func (s *stage) startServer() {

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/signature"
+)
+
+func TestMain(m *testing.M) {
+	for _, pair := range os.Environ() { // the caller's own relay is none of ours
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "RELAY_") {
+			if err := os.Unsetenv(name); err != nil {
+				panic(err)
+			}
+		}
+	}
+	pgtest.Main(m, pgtest.NoLeaks(goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")))
+}
+
+const (
+	testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	patience   = 20 * time.Second
+)
+
+// output collects what a command prints, and may be read while it runs.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// result is what a command left.
+type result struct {
+	t        *testing.T
+	args     string
+	out, err string
+	code     int
+}
+
+// call runs a command in this process.
+func call(t *testing.T, args ...string) result {
+	t.Helper()
+	var out, err output
+	code := callWith(t.Context(), &out, &err, args...)
+	return result{t: t, args: strings.Join(args, " "), out: out.String(), err: err.String(), code: code}
+}
+
+func callWith(ctx context.Context, out, err io.Writer, args ...string) int {
+	root := newRoot()
+	root.SetOut(out)
+	root.SetErr(err)
+	return execute(ctx, root, args)
+}
+
+// exits checks the exit code and returns the result for more checks.
+func (r result) exits(code int) result {
+	r.t.Helper()
+	if r.code != code {
+		r.t.Fatalf("relay %s: exit code %d, want %d\nstdout: %s\nstderr: %s", r.args, r.code, code, r.out, r.err)
+	}
+	return r
+}
+
+// says checks that stdout has each of the texts.
+func (r result) says(texts ...string) result {
+	r.t.Helper()
+	for _, want := range texts {
+		if !strings.Contains(r.out, want) {
+			r.t.Errorf("relay %s: stdout has no %q:\n%s", r.args, want, r.out)
+		}
+	}
+	return r
+}
+
+// complains checks that stderr has each of the texts.
+func (r result) complains(texts ...string) result {
+	r.t.Helper()
+	for _, want := range texts {
+		if !strings.Contains(r.err, want) {
+			r.t.Errorf("relay %s: stderr has no %q:\n%s", r.args, want, r.err)
+		}
+	}
+	return r
+}
+
+// quiet checks that nothing but data was printed.
+func (r result) quiet() result {
+	r.t.Helper()
+	if r.err != "" {
+		r.t.Errorf("relay %s: stderr has %q, want nothing", r.args, r.err)
+	}
+	return r
+}
+
+// decode reads stdout as JSON.
+func (r result) decode(to any) {
+	r.t.Helper()
+	if err := json.Unmarshal([]byte(r.out), to); err != nil {
+		r.t.Fatalf("relay %s: %v in stdout:\n%s", r.args, err, r.out)
+	}
+}
+
+// stage is a database with a configuration.
+type stage struct {
+	t    *testing.T
+	url  string
+	conn *pgx.Conn
+	set  []string
+}
+
+// newStage makes a migrated database.
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	s := newEmptyStage(t)
+	s.relay("migrate").exits(0)
+	return s
+}
+
+func newEmptyStage(t *testing.T) *stage {
+	t.Helper()
+	s := &stage{t: t, url: pgtest.NewDatabase(t)}
+	var err error
+	if s.conn, err = pgx.Connect(t.Context(), s.url); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.conn.Close(context.Background()) })
+	s.set = []string{"--database-url", s.url, "--set", "cdc.slot=c_" + s.conn.Config().Database, "--set", "egress.allow=127.0.0.0/8",
+		"--set", "egress.require_https=false", "--set", "deliver.timeout=3s", "--set", "deliver.connect_timeout=1s",
+		"--set", "deliver.handover_after=200ms", "--set", "deliver.record.interval=50ms", "--set", "deliver.retry.jitter=0"}
+	return s
+}
+
+// relay runs a command on the stage's database.
+func (s *stage) relay(args ...string) result {
+	s.t.Helper()
+	return call(s.t, append(args, s.set...)...)
+}
+
+func (s *stage) exec(sql string, args ...any) {
+	s.t.Helper()
+	if _, err := s.conn.Exec(s.t.Context(), sql, args...); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// text reads one value as text.
+func (s *stage) text(sql string, args ...any) string {
+	s.t.Helper()
+	var v string
+	if err := s.conn.QueryRow(s.t.Context(), sql, args...).Scan(&v); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func (s *stage) eventually(what string, cond func() bool) {
+	s.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !cond() {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("did not come in %s: %s", patience, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// subscribe adds a subscription for all events and returns its id.
+func (s *stage) subscribe(tenant, url string) string {
+	s.t.Helper()
+	r := s.relay("subscriptions", "add", "--tenant", tenant, "--url", url, "--event", "*", "--secret", testSecret).exits(0)
+	return strings.TrimSpace(r.out)
+}
+
+// commit inserts a payment.received event.
+func (s *stage) commit(tenant, invoice string) {
+	s.t.Helper()
+	s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES ($1, 'invoice', $2,
+		'payment.received', json_build_object('payment_id', 'p', 'invoice_id', $2::text, 'amount', '1500.00', 'currency', 'EUR'))`, tenant, invoice)
+}
+
+// start runs a daemon until the test ends; commands find it at http.listen.
+func (s *stage) start() {
+	s.t.Helper()
+	cmd := newRoot()
+	if err := cmd.ParseFlags(append([]string{"--set", "http.listen=127.0.0.1:0"}, s.set...)); err != nil {
+		s.t.Fatal(err)
+	}
+	cfg, err := config.Load(config.LoadOptions{Flags: cmd.Flags()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	log := &output{}
+	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: "test"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	s.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			s.t.Errorf("daemon: %v", err)
+		}
+		if s.t.Failed() {
+			s.t.Logf("daemon's log:\n%s", log)
+		}
+	})
+	s.eventually("the daemon streams", func() bool { return d.Status().Ready })
+	s.set = append(s.set, "--set", "http.listen="+d.Addr())
+}
+
+// receiver is an endpoint that answers with what is set, and counts what verifies.
+type receiver struct {
+	*httptest.Server
+	mu       sync.Mutex
+	status   int
+	verified int
+	types    []string
+}
+
+func newReceiver(t *testing.T, status int) *receiver {
+	t.Helper()
+	r := &receiver{status: status}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if signature.Verify([]string{testSecret}, req.Header, body, time.Now(), signature.Tolerance) == nil {
+			r.verified++
+		}
+		r.types = append(r.types, req.Header.Get("X-Event-Type"))
+		w.WriteHeader(r.status)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) answer(status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status = status
+}
+
+func (r *receiver) got() (types []string, verified int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string(nil), r.types...), r.verified
+}
+
+// write makes a file of the test.
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestExecute_TellsWrongUsageByItsExitCode(t *testing.T) {
+	const id = "01a21045-e54f-72f6-866b-2636175a6f62"
+	for _, c := range []struct{ args, want string }{
+		{"subscriptions ad", "did you mean add?"},
+		{"subscriptions nonsense", "unknown command \"nonsense\""},
+		{"deliveries lst", "did you mean list?"},
+		{"quarantine discrd", "did you mean discard?"},
+		{"config chekc", "did you mean check?"},
+		{"migrate statsu", "did you mean status?"},
+		{"migrate --frobnicate", "unknown flag: --frobnicate"},
+		{"deliveries list -o xml", "-o xml: expected text or json"},
+		{"deliveries list --status SENT", "--status SENT: expected PENDING, DELIVERED, DEAD or CANCELLED"},
+		{"deliveries list --limit 0", "--limit 0: expected 1 to 10000"},
+		{"deliveries list --cursor x", "--cursor \"x\": expected an id"},
+		{"deliveries list --subscription x", "--subscription \"x\": expected an id"},
+		{"deliveries show", "accepts 1 arg(s), received 0"},
+		{"deliveries show 12", "delivery \"12\": expected an id"},
+		{"deliveries retry", "requires at least 1 arg(s)"},
+		{"quarantine show seven", "expected a number from `relay quarantine list`"},
+		{"quarantine list --limit 0", "--limit 0: expected at least 1"},
+		{"quarantine retry", "expected the numbers of rows, or --all"},
+		{"quarantine retry 1 --all", "expected the numbers of rows, or --all"},
+		{"quarantine discard 1", "add --yes"},
+		{"subscriptions add", "--tenant, --url and --event are required"},
+		{"subscriptions add --tenant t --url https://a.example --event payment..received", "expected a name such as payment.received"},
+		{"subscriptions add --tenant t --url https://a.example --event * --ordering fifo", "--ordering fifo: expected key or none"},
+		{"subscriptions add --tenant t --url https://a.example --event * --secret a --secret-file b", "exclude each other"},
+		{"subscriptions add --tenant t --url https://a.example --event * --secret whsec_!", "secret: "},
+		{"subscriptions enable " + id + " more", "accepts 1 arg(s), received 2"},
+		{"subscriptions show nothing", "subscription \"nothing\": expected an id"},
+		{"events extra", "unknown command \"extra\""},
+		{"status extra", "unknown command \"extra\""},
+	} {
+		r := call(t, append(strings.Fields(c.args), "--database-url", "postgres://127.0.0.1:1/none")...).exits(exitUsage).complains("relay: ", c.want)
+		if r.out != "" {
+			t.Errorf("relay %s: stdout has %q, want nothing", c.args, r.out)
+		}
+	}
+}
+
+func TestExecute_SuggestsTheCommandThatWasMeant(t *testing.T) {
+	r := call(t, "subscritions").complains("unknown command", "subscriptions")
+	if r.code == 0 {
+		t.Error("exit code 0 for an unknown command")
+	}
+}
+
+func TestExecute_TellsFaultyConfigurationByItsExitCode(t *testing.T) {
+	file := write(t, "relay.yaml", "version: 1\ndeliver:\n  timeoutt: 5s\n")
+	for _, args := range [][]string{
+		{"config", "check"}, {"config", "print"}, {"events"}, {"migrate"}, {"migrate", "status"}, {"subscriptions", "list"}, {"deliveries", "list"},
+		{"deliveries", "tail"}, {"quarantine", "list"}, {"status"},
+	} {
+		call(t, append(args, "--config", file)...).exits(exitConfig).complains(file+":3", "timeoutt", "did you mean", "timeout")
+	}
+}
+
+func TestExecute_NamesTheKeyThatIsMissing(t *testing.T) {
+	for _, args := range [][]string{{"migrate"}, {"migrate", "status"}, {"subscriptions", "list"}, {"deliveries", "list"}, {"quarantine", "list"}, {"status"}} {
+		call(t, args...).exits(exitConfig).complains("database.url", "RELAY_DATABASE_URL")
+	}
+}
+
+func TestExecute_ShowsTheWayOutWhenTheDatabaseIsAway(t *testing.T) {
+	for _, args := range [][]string{{"migrate"}, {"migrate", "status"}, {"subscriptions", "list"}, {"deliveries", "list"}, {"quarantine", "list"}} {
+		r := call(t, append(args, "--database-url", "postgres://me:hunter2@127.0.0.1:1/none")...).exits(exitFailed).complains("connection refused", "look at database.url")
+		if strings.Contains(r.err, "hunter2") {
+			t.Errorf("relay %s shows the password:\n%s", r.args, r.err)
+		}
+	}
+}
+
+func TestExecute_AsksForTheMigrationThatIsMissing(t *testing.T) {
+	s := newEmptyStage(t)
+	for _, args := range [][]string{{"subscriptions", "list"}, {"deliveries", "list"}, {"quarantine", "list"}} {
+		s.relay(args...).exits(exitFailed).complains("run `relay migrate`")
+	}
+	s.relay("status").exits(exitUnhealthy).says("run `relay migrate`")
+}
+
+func ids[T any](list []T, id func(T) string) string {
+	var out []string
+	for _, e := range list {
+		out = append(out, id(e))
+	}
+	return fmt.Sprint(out)
+}
