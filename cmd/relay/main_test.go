@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -209,19 +208,26 @@ func (s *stage) commit(tenant, invoice string) {
 		'payment.received', json_build_object('payment_id', 'p', 'invoice_id', $2::text, 'amount', '1500.00', 'currency', 'EUR'))`, tenant, invoice)
 }
 
-// start runs a daemon until the test ends; commands find it at http.listen.
-func (s *stage) start() {
-	s.t.Helper()
-	cmd := newRoot()
-	if err := cmd.ParseFlags(append([]string{"--set", "http.listen=127.0.0.1:0"}, s.set...)); err != nil {
-		s.t.Fatal(err)
+// config loads what the stage's commands are given.
+func (s *stage) config() (*config.Config, error) {
+	flags := newRoot().PersistentFlags()
+	if err := flags.Parse(s.set); err != nil {
+		return nil, err
 	}
-	cfg, err := config.Load(config.LoadOptions{Flags: cmd.Flags()})
+	return config.Load(config.LoadOptions{Flags: flags})
+}
+
+// start runs a daemon until the test ends; commands find it at http.listen. A
+// reload of it takes in what was added to set.
+func (s *stage) start() *daemon.Daemon {
+	s.t.Helper()
+	s.set = append(s.set, "--set", "http.listen=127.0.0.1:0")
+	cfg, err := s.config()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	log := &output{}
-	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: "test"})
+	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: "test", Reload: s.config})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -239,6 +245,7 @@ func (s *stage) start() {
 	})
 	s.eventually("the daemon streams", func() bool { return d.Status().Ready })
 	s.set = append(s.set, "--set", "http.listen="+d.Addr())
+	return d
 }
 
 // receiver is an endpoint that answers with what is set, and counts what verifies.
@@ -370,12 +377,4 @@ func TestExecute_AsksForTheMigrationThatIsMissing(t *testing.T) {
 		s.relay(args...).exits(exitFailed).complains("run `relay migrate`")
 	}
 	s.relay("status").exits(exitUnhealthy).says("run `relay migrate`")
-}
-
-func ids[T any](list []T, id func(T) string) string {
-	var out []string
-	for _, e := range list {
-		out = append(out, id(e))
-	}
-	return fmt.Sprint(out)
 }

@@ -48,10 +48,9 @@ type world struct {
 	pool *pgxpool.Pool
 	sink *script
 
-	mu      sync.Mutex
-	lsn     uint64
-	log     []*entry
-	leaders int
+	mu  sync.Mutex
+	lsn uint64
+	log []*entry
 }
 
 // entry is one committed row.

@@ -61,7 +61,8 @@ func compare(rows []row, arrivals []record, faults []fault, sub *subscription) (
 		if f := first[a.event]; f == nil {
 			first[a.event] = a
 			if b := before[a.event]; b != "" && taken[b] == nil {
-				complain("arrival %d: number %d of key %s comes although number %d was not taken", i, r.seq, r.key, expected[b].seq)
+				complain("arrival %d: number %d of key %s comes although number %d was not taken (%s before %s)",
+					i, r.seq, r.key, expected[b].seq, a.event, b)
 			}
 		} else if f.body != a.body {
 			complain("arrival %d: %s has other bytes than before", i, a.event)

@@ -61,7 +61,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	if err != nil {
 		return p.failed(ctx, err, time.Since(started))
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
+	// The body of a 101 is the connection itself, and no deadline holds for it.
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
+	}
 	_ = resp.Body.Close()
 	out := Classify(resp.StatusCode)
 	out.Duration = time.Since(started)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -207,8 +208,9 @@ func TestPoster_NamesWhatWentWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	closedPort.Close()
-	selfSigned := httptest.NewTLSServer(http.NotFoundHandler())
-	selfSigned.Config.ErrorLog = nil
+	selfSigned := httptest.NewUnstartedServer(http.NotFoundHandler())
+	selfSigned.Config.ErrorLog = log.New(io.Discard, "", 0)
+	selfSigned.StartTLS()
 	t.Cleanup(selfSigned.Close)
 	plain := mustServe(t, func(http.ResponseWriter, *http.Request) {})
 	for name, c := range map[string]struct {
@@ -226,8 +228,8 @@ func TestPoster_NamesWhatWentWrong(t *testing.T) {
 			request(c)
 			drip(c, "HTTP/1.1 200 OK\r\n")
 		}), deliver.ReasonTimeout},
-		"closes at once":           {raw(t, func(net.Conn) {}), deliver.ReasonConnect},
-		"closes after the request": {raw(t, request), deliver.ReasonConnect},
+		"closes inside the request": {raw(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) }), deliver.ReasonConnect},
+		"closes after the request":  {raw(t, request), deliver.ReasonConnect},
 		"resets": {raw(t, func(c net.Conn) {
 			request(c)
 			_ = c.(*net.TCPConn).SetLinger(0)
@@ -235,7 +237,7 @@ func TestPoster_NamesWhatWentWrong(t *testing.T) {
 		"half a status line": {raw(t, func(c net.Conn) {
 			request(c)
 			_, _ = io.WriteString(c, "HTTP/1.1 2")
-		}), deliver.ReasonConnect},
+		}), deliver.ReasonOther},
 		"no HTTP": {raw(t, func(c net.Conn) {
 			request(c)
 			_, _ = io.WriteString(c, "220 smtp.test ESMTP\r\n")
@@ -421,7 +423,7 @@ func TestParseRetryAfter_ReadsSecondsAndDates(t *testing.T) {
 		"Inf":                            365 * 24 * time.Hour,
 		"-Inf":                           0,
 		"99999999999999999999":           365 * 24 * time.Hour,
-		"1e400":                          365 * 24 * time.Hour,
+		"1e400":                          0,
 		"soon":                           0,
 		"12 seconds":                     0,
 		"Sun, 01 Mar 2026 12:01:00 GMT":  time.Minute,

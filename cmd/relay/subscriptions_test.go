@@ -1,0 +1,188 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/signature"
+)
+
+func TestSubscriptionsAdd_PrintsTheIDAloneAndAMadeSecretOnce(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	r := s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "payment.received",
+		"--event", "sales_order.*").exits(0).complains("secret (shown this once): whsec_")
+	id, err := uuid.Parse(strings.TrimSpace(r.out))
+	if err != nil || r.out != id.String()+"\n" {
+		t.Fatalf("stdout is %q, want an id alone", r.out)
+	}
+	made := strings.TrimSpace(strings.TrimPrefix(r.err, "secret (shown this once): "))
+	if _, err := signature.NewSigner(made); err != nil {
+		t.Error(err)
+	}
+	if got := s.text("SELECT secret FROM relay.subscriptions"); got != made {
+		t.Errorf("stored is another secret than the one that was shown")
+	}
+	for _, args := range [][]string{{"list"}, {"list", "-o", "json"}, {"show", id.String()}, {"show", id.String(), "-o", "json"},
+		{"disable", id.String(), "-o", "json"}, {"enable", id.String(), "-o", "json"}} {
+		got := s.relay(append([]string{"subscriptions"}, args...)...).exits(0)
+		if strings.Contains(got.out+got.err, made[6:]) {
+			t.Errorf("relay %s shows the secret:\n%s", got.args, got.out)
+		}
+	}
+}
+
+func TestSubscriptionsAdd_PrintsTheObjectInJSON(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	var got struct {
+		deliver.Subscription
+		Secret string `json:"secret"`
+	}
+	s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--description", "the books",
+		"--ordering", "none", "-o", "json").exits(0).quiet().decode(&got)
+	if got.ID == uuid.Nil || got.TenantID != "acme" || got.Ordering != "none" || got.Description != "the books" || !got.Active ||
+		!strings.HasPrefix(got.Secret, "whsec_") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestSubscriptionsAdd_TakesAGivenSecretAndIsSilentAboutIt(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	file := write(t, "secret", testSecret+"\n")
+	for _, flags := range [][]string{{"--secret", testSecret}, {"--secret-file", file}} {
+		s.relay(append([]string{"subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*"}, flags...)...).
+			exits(0).quiet()
+		if got := s.text("SELECT secret FROM relay.subscriptions"); got != testSecret {
+			t.Errorf("%v: stored is another secret", flags)
+		}
+		s.exec("DELETE FROM relay.subscriptions")
+	}
+	s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--secret-file", file+".none").
+		exits(exitFailed).complains("read secret")
+}
+
+func TestSubscriptionsAdd_WarnsOfAnEventThatNobodySends(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	for pattern, want := range map[string]string{
+		"payment.recieved":   "did you mean payment.received?",
+		"Payment.received":   "did you mean payment.received?",
+		"warehouse.exploded": "`relay events` lists the catalog",
+		"warehouse.*":        "`relay events` lists the catalog",
+	} {
+		s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", pattern, "--secret", testSecret).
+			exits(0).complains("warning: no event type of the catalog matches", pattern, want)
+	}
+}
+
+func TestSubscriptionsAdd_RefusesWhatTheEgressRuleRefuses(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	for _, url := range []string{"https://10.0.0.1/x", "https://169.254.169.254/latest", "ftp://hooks.example.com", "https://me:pw@hooks.example.com/", "nonsense"} {
+		s.relay("subscriptions", "add", "--tenant", "acme", "--url", url, "--event", "*").exits(exitUsage).complains("--url: ", "egress.allow")
+	}
+	if n := s.text("SELECT count(*)::text FROM relay.subscriptions"); n != "0" {
+		t.Errorf("%s subscriptions were added", n)
+	}
+}
+
+func TestSubscriptions_AreListedShownSwitchedAndRemoved(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	a, b := s.subscribe("acme", "https://a.example/x"), s.subscribe("globex", "https://b.example/y")
+	s.relay("subscriptions", "list").exits(0).quiet().says("ID", "TENANT", a, b, "acme", "globex", "active", "https://a.example/x")
+	var list struct{ Items []deliver.Subscription }
+	s.relay("subscriptions", "list", "--tenant", "globex", "-o", "json").exits(0).quiet().decode(&list)
+	if len(list.Items) != 1 || list.Items[0].ID.String() != b {
+		t.Errorf("of globex: %+v", list)
+	}
+	s.relay("subscriptions", "disable", a, "--reason", "moving house").exits(0).quiet().says("disabled " + a)
+	s.relay("subscriptions", "show", a).exits(0).quiet().says("disabled", "moving house", "ordering")
+	var one deliver.Subscription
+	s.relay("subscriptions", "enable", a, "-o", "json").exits(0).quiet().decode(&one)
+	if !one.Active || one.DisabledReason != nil {
+		t.Errorf("after enable: %+v", one)
+	}
+	s.relay("subscriptions", "remove", a).exits(0).quiet().says("removed " + a)
+	var removed struct {
+		ID      string
+		Removed bool
+	}
+	s.relay("subscriptions", "remove", b, "-o", "json").exits(0).decode(&removed)
+	if removed.ID != b || !removed.Removed {
+		t.Errorf("got %+v", removed)
+	}
+	s.relay("subscriptions", "list", "-o", "json").exits(0).says(`"items": []`)
+	for _, verb := range []string{"show", "remove", "enable", "disable", "test"} {
+		s.relay("subscriptions", verb, a).exits(exitFailed).complains("subscription "+a, "not found")
+	}
+}
+
+func TestSubscriptionsList_KeepsForeignTextFromTheTerminal(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.exec("INSERT INTO relay.subscriptions (tenant_id, url, events, secret) VALUES (E'a\\x1b[2J\\nb', 'https://a.example', '{*}', 's')")
+	r := s.relay("subscriptions", "list").exits(0)
+	if strings.Contains(r.out, "\x1b") || strings.Count(r.out, "\n") != 2 {
+		t.Errorf("got %q", r.out)
+	}
+}
+
+func TestSubscriptionsTest_PostsASignedEvent(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	recv := newReceiver(t, http.StatusAccepted)
+	id := s.subscribe("acme", recv.URL)
+	s.relay("subscriptions", "test", id).exits(0).quiet().says("HTTP 202 Accepted in ")
+	var got testResult
+	s.relay("subscriptions", "test", id, "-o", "json").exits(0).quiet().decode(&got)
+	if !got.Success || got.StatusCode != http.StatusAccepted || got.DurationMicros <= 0 || got.SubscriptionID.String() != id {
+		t.Errorf("got %+v", got)
+	}
+	if types, verified := recv.got(); verified != 2 || len(types) != 2 || types[0] != "relay.test" {
+		t.Errorf("received %v, %d verify", types, verified)
+	}
+	if n := s.text("SELECT count(*)::text FROM relay.deliveries"); n != "0" {
+		t.Errorf("%s deliveries are recorded", n)
+	}
+}
+
+func TestSubscriptionsTest_FailsWhenTheEndpointDoes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	recv := newReceiver(t, http.StatusInternalServerError)
+	id := s.subscribe("acme", recv.URL)
+	s.relay("subscriptions", "test", id).exits(exitFailed).complains("did not take the test event", "http_5xx")
+	var got testResult
+	s.relay("subscriptions", "test", id, "-o", "json").exits(exitFailed).decode(&got)
+	if got.Success || got.StatusCode != 500 || got.Reason != "http_5xx" {
+		t.Errorf("got %+v", got)
+	}
+	recv.Close()
+	s.relay("subscriptions", "test", id).exits(exitFailed).complains("connect")
+	// The rule is asked again: the subscription may be older than it.
+	call(t, "subscriptions", "test", id, "--database-url", s.url).exits(exitFailed).complains("refused")
+}
+
+// A relay that runs must not need to be told.
+func TestSubscriptions_TakeEffectWhileARelayRuns(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.start()
+	recv := newReceiver(t, http.StatusOK)
+	s.subscribe("acme", recv.URL)
+	s.commit("acme", "i1")
+	s.eventually("the event arrives", func() bool { _, verified := recv.got(); return verified == 1 })
+	var list struct{ Items []json.RawMessage }
+	s.eventually("the delivery is recorded", func() bool {
+		s.relay("deliveries", "list", "--status", "DELIVERED", "-o", "json").exits(0).decode(&list)
+		return len(list.Items) == 1
+	})
+}
