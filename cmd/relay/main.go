@@ -90,6 +90,13 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newDeliveries(), newQuarantine(), newEvents(),
 		newStatus(), newConfig(), newVersion())
+	root.Args = cobra.ArbitraryArgs
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return cmd.Help()
+	}
 	for _, c := range root.Commands() {
 		usageArgs(c)
 	}
