@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -12,6 +13,11 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/progress"
 )
+
+// firstBackfillIndex is the index of the first row from before the slot. The first
+// transaction of the stream may commit exactly where the stream begins, so it may
+// share its commit position with these rows: theirs are below all of its indexes.
+const firstBackfillIndex = math.MinInt32
 
 // direct opens an ordinary connection on the way of the stream, past any pooler,
 // with settings under which values print as they do in the stream.
@@ -67,6 +73,9 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := awaitSnapshot(ctx, conn, l.state.Backfill); err != nil {
+		return 0, err
+	}
 	table := pgx.Identifier(strings.Split(l.d.cfg().Outbox.Table, ".")).Sanitize()
 	id := pgx.Identifier{mappingOptions(l.d.cfg()).Columns.ID}.Sanitize()
 	rows, err := conn.Query(ctx, "SELECT * FROM "+table+
@@ -99,7 +108,7 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		if err := l.intake.admit(ctx, row, place{commit: uint64(start), index: n}, settle{l.watermark, ticket}); err != nil {
+		if err := l.intake.admit(ctx, row, place{commit: uint64(start), index: firstBackfillIndex + n}, settle{l.watermark, ticket}); err != nil {
 			return n, err
 		}
 		n++
@@ -113,6 +122,30 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 		}
 	}
 	return n, l.endBackfill(ctx)
+}
+
+// awaitSnapshot returns when queries see every transaction that a slot's snapshot
+// shows: the snapshot follows the WAL, where a commit stands a moment earlier.
+func awaitSnapshot(ctx context.Context, conn *pgx.Conn, snapshot string) error {
+	// A transaction that is still running for queries is in the list of their
+	// snapshot, or, when it is the latest of all, at or above its xmax.
+	const q = `SELECT EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot()) AS x
+                WHERE pg_visible_in_snapshot(x, $1::text::pg_snapshot))
+    OR pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax($1::text::pg_snapshot)`
+	for {
+		var running bool
+		if err := conn.QueryRow(ctx, q, snapshot).Scan(&running); err != nil {
+			return fmt.Errorf("compare snapshots: %w", err)
+		}
+		if !running {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func (d *Daemon) relation(rows pgx.Rows) *cdc.Relation {

@@ -135,8 +135,10 @@ func (d *Daemon) setPoster(c *Settings) { d.poster.Store(NewPoster(d.policy, c, 
 // NewPoster returns the Sink that posts under a policy.
 func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Poster {
 	return &webhook.Poster{
+		// Many subscriptions may lead to one host: an attempt should not have to
+		// dial because another one's connection did not fit into the pool.
 		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: max(1024, concurrency(c)),
-			MaxIdleConnsPerHost: max(2*c.Deliver.EndpointConcurrency, 64)}).Transport,
+			MaxIdleConnsPerHost: concurrency(c)}).Transport,
 		Timeout:   c.Deliver.Timeout,
 		UserAgent: "relay/" + version,
 	}

@@ -101,10 +101,10 @@ func (l *leader) carryOut(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("read requests: %w", err)
 	}
 	for _, r := range todo {
-		l.lastRequest = r.id
 		if err := l.carryOutOne(ctx, conn, r); err != nil {
 			return err
 		}
+		l.lastRequest = r.id
 	}
 	return nil
 }

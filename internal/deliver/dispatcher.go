@@ -21,10 +21,6 @@ type Options struct {
 	WindowBytes         int64         // and their bodies
 }
 
-// hangsAfter is how long an endpoint with attempts on the wire may end none of
-// them before new deliveries to it are parked at once.
-const hangsAfter = 250 * time.Millisecond
-
 // failuresInRow is after how many failed attempts in a row new deliveries are
 // parked at once. They are still attempted, from the table, one after another.
 const failuresInRow = 5
@@ -167,7 +163,7 @@ func (p *Dispatcher) mustPark(d *Delivery) bool {
 		return true
 	}
 	// More than it has ever had on the wire waits, and nothing ends.
-	return s.live >= 4*p.opts.EndpointConcurrency && s.inflight > 0 && time.Since(s.lastEnd) > hangsAfter
+	return s.live >= 4*p.opts.EndpointConcurrency && s.inflight > 0 && time.Since(s.lastEnd) > p.opts.HandoverAfter/2
 }
 
 // parkNew gives a delivery that is not in memory yet to the table. With nothing

@@ -88,6 +88,7 @@ type Recorder struct {
 	once sync.Once
 
 	// The rest belongs to Run.
+	number    int64 // of the last batch, within the epoch
 	written   Position
 	writtenAt time.Time
 	untrimmed bool
@@ -298,7 +299,8 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 // Source: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY
 func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entries []byte, highest uint64) error {
 	trim := r.untrimmed && time.Since(r.trimmedAt) > 5*time.Second
-	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, lsnText(pos.End), lsnText(pos.Partial), pos.Rows,
+	r.number++
+	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, r.number, lsnText(pos.End), lsnText(pos.Partial), pos.Rows,
 		entries, lsnText(highest), trim)
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second
@@ -308,6 +310,9 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entri
 			break
 		}
 		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "RL002" {
+			break // an earlier try was committed, and the answer to it was lost
+		}
 		if errors.As(err, &pg) && pg.Code == "RL001" {
 			return fmt.Errorf("%w: %s", ErrSuperseded, pg.Message)
 		}

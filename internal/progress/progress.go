@@ -79,7 +79,7 @@ VALUES ($1, $2, $3, $4::text::pg_lsn, $5::text::pg_snapshot)`, s.Slot, s.SystemI
 // notes the timeline that is read from now on, and returns the progress as it
 // stands then.
 func TakeOver(ctx context.Context, db cdc.Queryer, slot string, id cdc.Identity) (State, error) {
-	s, err := scan(db.QueryRow(ctx, "UPDATE relay.progress SET epoch = nextval('relay.epochs'), timeline = $2, updated_at = now() "+
+	s, err := scan(db.QueryRow(ctx, "UPDATE relay.progress SET epoch = nextval('relay.epochs'), timeline = $2, batch = 0, updated_at = now() "+
 		"WHERE slot = $1 AND system_id = $3 RETURNING "+columns, slot, id.Timeline, id.SystemID))
 	if err != nil {
 		return s, fmt.Errorf("take over slot %s: %w", slot, err)

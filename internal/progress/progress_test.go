@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/migrate"
@@ -67,9 +68,13 @@ func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const advance = "SELECT relay.advance('s', $1, '0/100', '0/90', 4, NULL, '0/0', false)"
-	if _, err := conn.Exec(ctx, advance, first.Epoch); err != nil {
+	const advance = "SELECT relay.advance('s', $1, $2, '0/100', '0/90', 4, NULL, '0/0', false)"
+	if _, err := conn.Exec(ctx, advance, first.Epoch, 1); err != nil {
 		t.Fatal(err)
+	}
+	var pg *pgconn.PgError
+	if _, err := conn.Exec(ctx, advance, first.Epoch, 1); !errors.As(err, &pg) || pg.Code != "RL002" {
+		t.Errorf("a batch was written twice: %v", err)
 	}
 	second, err := TakeOver(ctx, conn, "s", cdc.Identity{SystemID: "1", Timeline: 1})
 	if err != nil || second.Epoch != first.Epoch+1 {
@@ -78,8 +83,11 @@ func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
 	if want := (cdc.Position{End: 0x100, Partial: 0x90, Rows: 4}); second.Position != want {
 		t.Errorf("position %+v, want %+v", second.Position, want)
 	}
-	if _, err := conn.Exec(ctx, advance, first.Epoch); err == nil {
-		t.Error("the older leader can still write")
+	if _, err := conn.Exec(ctx, advance, first.Epoch, 2); !errors.As(err, &pg) || pg.Code != "RL001" {
+		t.Errorf("the older leader can still write: %v", err)
+	}
+	if _, err := conn.Exec(ctx, advance, second.Epoch, 1); err != nil {
+		t.Errorf("the new leader counts its batches from one: %v", err)
 	}
 	if err := EndBackfill(ctx, conn, "s", first.Epoch); err == nil {
 		t.Error("the older leader can still end the backfill")

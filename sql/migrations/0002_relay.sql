@@ -7,6 +7,8 @@ CREATE SCHEMA IF NOT EXISTS relay;
 --   end_lsn       end of the last transaction below which everything is recorded
 --   partial_lsn   commit LSN of the first transaction that is not finished, and
 --   partial_rows  how many of its first rows are recorded
+--   batch         number of the last recording batch of this epoch: a batch whose commit
+--                 was not heard of, because the connection broke, is not written twice
 --   backfill      snapshot in which rows from before the slot are read, until that is done
 --   epoch         grows with each take-over; a write under an older one fails. It comes from a
 --                 sequence, so that it grows over a deleted row too
@@ -23,6 +25,7 @@ CREATE TABLE relay.progress (
     partial_lsn  pg_lsn NOT NULL DEFAULT '0/0',
     partial_rows integer NOT NULL DEFAULT 0,
     backfill     pg_snapshot,
+    batch        bigint NOT NULL DEFAULT 0,
     updated_at   timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 
@@ -36,17 +39,22 @@ CREATE TABLE relay.settled (
 );
 CREATE INDEX settled_slot_max_lsn ON relay.settled (slot, max_lsn);
 
--- Moves progress on and keeps what was recorded above it, or fails when another
--- leader has taken over. One statement, because it runs with every batch.
+-- Moves progress on and keeps what was recorded above it, or fails: with RL001 when
+-- another leader has taken over, with RL002 when the batch is written already; the
+-- rest of its transaction is then rolled back with it. One statement, because it runs with every batch.
 -- +goose StatementBegin
-CREATE FUNCTION relay.advance(the_slot text, my_epoch bigint, new_end pg_lsn, new_partial pg_lsn,
+CREATE FUNCTION relay.advance(the_slot text, my_epoch bigint, my_batch bigint, new_end pg_lsn, new_partial pg_lsn,
                               new_rows integer, new_entries bytea, entries_max pg_lsn, trim_settled boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE relay.progress
-       SET end_lsn = new_end, partial_lsn = new_partial, partial_rows = new_rows, updated_at = now()
-     WHERE slot = the_slot AND epoch = my_epoch;
+       SET end_lsn = new_end, partial_lsn = new_partial, partial_rows = new_rows, batch = my_batch,
+           updated_at = now()
+     WHERE slot = the_slot AND epoch = my_epoch AND batch < my_batch;
     IF NOT FOUND THEN
+        IF EXISTS (SELECT FROM relay.progress WHERE slot = the_slot AND epoch = my_epoch) THEN
+            RAISE EXCEPTION 'batch % of slot % is written', my_batch, the_slot USING ERRCODE = 'RL002';
+        END IF;
         RAISE EXCEPTION 'epoch % of slot % is over', my_epoch, the_slot
             USING ERRCODE = 'RL001', HINT = 'Another relay has taken over.';
     END IF;

@@ -75,14 +75,6 @@ func TestRelay_DeliversRowsFromBeforeItsFirstStart(t *testing.T) {
 	l.wait()
 	l.settle(time.Minute, all)
 	l.check([]fault{{killed, recordWindow}}, all)
-	if t.Failed() {
-		rows, _ := s.db.Query(t.Context(), `SELECT l.key || ' ' || l.seq || ' xid ' || e.xid || ' lsn ' || d.commit_lsn || ' idx ' || d.row_index || ' att ' || d.attempts || ' ended ' || d.ended_at || ' created ' || d.created_at || ' id ' || d.event_id FROM ledger l JOIN relay.deliveries d USING (event_id) JOIN outbox.events e ON e.id = l.event_id ORDER BY l.key, l.seq`)
-		for rows.Next() {
-			var x string
-			_ = rows.Scan(&x)
-			t.Log("DBG " + x)
-		}
-	}
 	l.books(all)
 	r.terminate()
 }

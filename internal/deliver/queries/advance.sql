@@ -1,1 +1,1 @@
-SELECT relay.advance($1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5, $6, $7::text::pg_lsn, $8)
+SELECT relay.advance($1, $2, $3, $4::text::pg_lsn, $5::text::pg_lsn, $6, $7, $8::text::pg_lsn, $9)
