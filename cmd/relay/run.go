@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,11 +27,6 @@ func newRun() *cobra.Command {
 			cfg, err := loadConfig(cmd, "database.url")
 			if err != nil {
 				return err
-			}
-			// What is in flight is small and short-lived: collecting it twice as
-			// often keeps the process below 64 MiB under load. GOGC overrides it.
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(50)
 			}
 			log, level := newLog(os.Stderr, cfg.Log)
 			d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Level: level, Version: version,

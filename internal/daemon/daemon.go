@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -167,12 +168,16 @@ func mappingOptions(c *Settings) outbox.MappingOptions {
 	return outbox.MappingOptions{Table: c.Outbox.Table, Columns: cols, MaxPayload: int(c.Outbox.MaxPayload)}
 }
 
+// freshPerCore is how many attempts a core has under way before they are known to
+// wait for their endpoints: measured, more make each event dearer.
+const freshPerCore = 32
+
 func dispatchOptions(c *Settings) deliver.Options {
 	r := c.Deliver.Retry
 	return deliver.Options{
 		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter},
 		Timeout:  c.Deliver.Timeout, HandoverAfter: c.Deliver.HandoverAfter,
-		Concurrency: concurrency(c), EndpointConcurrency: c.Deliver.EndpointConcurrency,
+		Concurrency: concurrency(c), FreshConcurrency: min(concurrency(c), freshPerCore*runtime.GOMAXPROCS(0)), EndpointConcurrency: c.Deliver.EndpointConcurrency,
 		WindowEvents: c.Deliver.Window.Events, WindowBytes: int64(c.Deliver.Window.Bytes),
 	}
 }

@@ -47,6 +47,9 @@ type Delivery struct {
 
 	durable bool // it has a row in relay.parked, or one is on its way there
 	onWire  bool
+	slow    bool // its attempt has been on the wire for longer than slowAfter
+
+	startedAt time.Time
 
 	older, newer *Delivery // neighbours in the list of deliveries without a row
 	listed       bool

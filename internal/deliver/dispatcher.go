@@ -16,10 +16,16 @@ type Options struct {
 	Timeout             time.Duration // upper bound of one attempt; the Sink enforces it
 	HandoverAfter       time.Duration // longest time that a delivery is in memory only
 	Concurrency         int           // attempts at once
+	FreshConcurrency    int           // of those, that began within slowAfter; 0: all
 	EndpointConcurrency int           // attempts at once to one endpoint
 	WindowEvents        int           // deliveries in memory only
 	WindowBytes         int64         // and their bodies
 }
+
+// slowAfter is how long an attempt counts against FreshConcurrency. More attempts
+// at once than the machine can work on make each of them slower; but one that
+// waits for its endpoint needs no work, and must not keep others from theirs.
+const slowAfter = 20 * time.Millisecond
 
 // failuresInRow is after how many failed attempts in a row new deliveries are
 // parked at once. They are still attempted, from the table, one after another.
@@ -48,6 +54,8 @@ type Dispatcher struct {
 	mu       sync.Mutex
 	ring     []*Endpoint // endpoints with something that may start
 	inflight int
+	slow     int         // attempts of inflight that began longer ago than slowAfter
+	started  []*Delivery // attempts by their start, oldest first, until they are slow
 	live     liveList
 	windowN  int
 	windowB  int64
@@ -168,8 +176,14 @@ func (p *Dispatcher) mustPark(d *Delivery) bool {
 
 // parkNew gives a delivery that is not in memory yet to the table. With nothing
 // of its lane before it, it is the head and due at once.
+//
+// Deliveries of its lane that are in memory only go before it. Were its row the
+// only one that a crash leaves, the next leader would send it ahead of them.
 func (p *Dispatcher) parkNew(d *Delivery) {
 	s := &d.ep.lanes
+	if l := s.lanes[d.laneKey]; l != nil && !l.head().durable {
+		p.parkLane(l, time.Now())
+	}
 	var next time.Time
 	if s.parked[d.laneKey] == 0 && s.lanes[d.laneKey] == nil {
 		next = time.Now()
@@ -249,10 +263,37 @@ func (p *Dispatcher) enring(ep *Endpoint) {
 	}
 }
 
+// free tells whether another attempt may be on the wire.
+func (p *Dispatcher) free() bool {
+	if limit := p.opts.FreshConcurrency; limit > 0 && p.inflight-p.slow >= limit {
+		return false
+	}
+	return p.inflight < p.opts.Concurrency
+}
+
+// makeWay stops counting attempts that only wait, and lets others start.
+func (p *Dispatcher) makeWay(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for n < len(p.started) && now.Sub(p.started[n].startedAt) > slowAfter {
+		if d := p.started[n]; d.onWire {
+			d.slow = true
+			p.slow++
+		}
+		p.started[n] = nil
+		n++
+	}
+	if p.started = p.started[n:]; len(p.started) == 0 {
+		p.started = nil
+	}
+	p.start()
+}
+
 // next takes the delivery whose turn it is and counts it as on the wire; nil
 // when nothing may start.
 func (p *Dispatcher) next() *Delivery {
-	for len(p.ring) > 0 && p.inflight < p.opts.Concurrency && !p.stopping {
+	for len(p.ring) > 0 && p.free() && !p.stopping {
 		ep := p.ring[0]
 		p.ring[0] = nil
 		p.ring = p.ring[1:]
@@ -269,9 +310,10 @@ func (p *Dispatcher) next() *Delivery {
 			continue // parked or cancelled meanwhile
 		}
 		d := l.head()
-		d.onWire = true
+		d.onWire, d.startedAt = true, time.Now()
+		p.started = append(p.started, d)
 		if s.inflight == 0 {
-			s.lastEnd = time.Now()
+			s.lastEnd = d.startedAt
 		}
 		s.inflight++
 		p.inflight++
@@ -336,6 +378,10 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	d.onWire = false
 	s.inflight--
 	p.inflight--
+	if d.slow {
+		d.slow = false
+		p.slow--
+	}
 	s.lastEnd = now
 	l := d.lane
 	switch {
@@ -536,7 +582,7 @@ func (p *Dispatcher) dueAt(ep *Endpoint, t time.Time) {
 // Run hands over what has been in memory for too long. It returns when ctx ends.
 func (p *Dispatcher) Run(ctx context.Context) error {
 	p.mu.Lock()
-	every := min(max(p.opts.HandoverAfter/10, 5*time.Millisecond), 100*time.Millisecond)
+	every := min(max(p.opts.HandoverAfter/10, 5*time.Millisecond), slowAfter)
 	p.mu.Unlock()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -545,7 +591,9 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			p.handOver(time.Now())
+			now := time.Now()
+			p.makeWay(now)
+			p.handOver(now)
 		}
 	}
 }

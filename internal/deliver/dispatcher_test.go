@@ -159,6 +159,52 @@ func TestDispatcher_AHangingEndpointDoesNotDelayAnother(t *testing.T) {
 	eventually(t, "the table is empty", func() bool { return w.parked() == 0 })
 }
 
+// A row of a lane that is written before the rows of those in front of it would be
+// sent first after a crash.
+func TestDispatcher_ParksALaneInItsOrder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("a.test")
+	l := w.lead(func(o *Options, _ *RecorderOptions) { o.WindowEvents, o.HandoverAfter = 2, 200*time.Millisecond })
+	release := make(chan struct{})
+	defer close(release)
+	w.sink.on("a.test", hold(release))
+	sent := l.send("k", "k", "k") // the third waits for the window, and is parked
+	eventually(t, "the third is parked", func() bool {
+		return w.count("SELECT count(*) FROM relay.parked WHERE event_id = $1", sent[2].f.EventID) == 1
+	})
+	if n := w.parked(); n != 3 {
+		t.Errorf("%d rows beside the third one's, want those of the two before it", n-1)
+	}
+}
+
+// Attempts that wait for their endpoints fill all the places of fresh ones, and
+// must make way long before they are handed over.
+func TestDispatcher_AttemptsThatOnlyWaitMakeWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("slow.test")
+	w.subscribe("fast.test")
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.EndpointConcurrency, o.FreshConcurrency, o.HandoverAfter = 4, 4, time.Hour
+	})
+	release := make(chan struct{})
+	w.sink.on("slow.test", hold(release))
+	sent := l.send("a", "b", "c", "d", "e", "f", "g")
+	eventually(t, "all arrive at the fast one", func() bool { return len(w.sink.took("fast.test")) == len(sent) })
+	if n := w.sink.mostAtOnce("slow.test"); n != 4 {
+		t.Errorf("%d attempts at once at the slow one, want 4: the test shows nothing", n)
+	}
+	close(release)
+	eventually(t, "all arrive at the slow one", func() bool { return len(w.sink.took("slow.test")) == len(sent) })
+	l.quiet()
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.p.slow != 0 || l.p.inflight != 0 {
+		t.Errorf("%d slow, %d in flight when nothing is", l.p.slow, l.p.inflight)
+	}
+}
+
 func TestDispatcher_ParksWhenTheWindowStaysFull(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]setting{

@@ -285,6 +285,7 @@ func TestRecorder_ConfirmsOnlyWhatIsCommitted(t *testing.T) {
 	l := w.lead()
 	w.sink.on("a.test", failFirst(1))
 	var sent []*entry
+	l.stream.mu.Lock()
 	l.stream.check = func(p Position) {
 		n := 0
 		for _, e := range w.entries() {
@@ -300,6 +301,7 @@ func TestRecorder_ConfirmsOnlyWhatIsCommitted(t *testing.T) {
 			t.Errorf("progress %s is above the confirmed %x", at, p.End)
 		}
 	}
+	l.stream.mu.Unlock()
 	for range 20 {
 		rows := w.commit("k1", "k2", "k3")
 		sent = append(sent, rows...)
