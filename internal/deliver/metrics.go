@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -109,8 +110,7 @@ func (m *Metrics) attempt(f *Flight, o Outcome) {
 }
 
 func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
-	label := map[Status]string{StatusDelivered: "delivered", StatusDead: "dead", StatusCancelled: "cancelled"}[s]
-	m.deliveries.WithLabelValues(f.Type, label, m.tenant(f.TenantID)).Inc()
+	m.deliveries.WithLabelValues(f.Type, strings.ToLower(string(s)), m.tenant(f.TenantID)).Inc()
 	if s == StatusDelivered {
 		m.latency.Observe(max(now.Sub(f.CommitTime).Seconds(), 0))
 	}
