@@ -1,0 +1,269 @@
+package deliver
+
+import (
+	"time"
+)
+
+// failuresInRow is after how many failed attempts in a row new deliveries are
+// parked at once. They are still attempted, from the table, one after another.
+const failuresInRow = 5
+
+// finish settles an attempt and decides what its lane does next.
+func (p *Dispatcher) finish(d *Delivery, out Outcome) {
+	s := &d.ep.lanes
+	now := time.Now()
+	d.onWire = false
+	s.inflight--
+	p.inflight--
+	if d.slow {
+		d.slow = false
+		p.slow--
+	}
+	s.lastEnd = now
+	l := d.lane
+	switch {
+	case s.removed:
+		p.leave(d)
+		if !d.durable { // else the Recorder cancels its row
+			st := StatusCancelled
+			if out.Success() {
+				st = StatusDelivered
+			}
+			p.metrics.ended(d.flight, st, now)
+			p.submitEnded(d, st, out, now)
+		}
+		p.dropLane(l)
+	case out.Success():
+		s.failures, s.hangs = 0, false
+		p.metrics.ended(d.flight, StatusDelivered, now)
+		p.leave(d)
+		p.submitEnded(d, StatusDelivered, out, now)
+		p.advance(l)
+	case out.Aborted:
+		p.leave(d)
+		p.keep(d, now)
+		p.parkRest(l)
+		p.dropLane(l)
+	default:
+		p.failed(d, out, now)
+	}
+	p.enring(d.ep)
+	if s.total > s.loaded || p.starved {
+		poke(p.load)
+	}
+}
+
+func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
+	s, l := &d.ep.lanes, d.lane
+	d.failed(out, now)
+	if s.failures++; s.failures >= failuresInRow {
+		s.hangs = true
+	}
+	if out.Gone && !s.disabled {
+		s.disabled = true
+		p.submit(op{kind: opDisable, ep: d.ep, text: "gone: the endpoint answered 410"})
+		defer p.parkIdle(d.ep)
+	}
+	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)
+	if !more {
+		p.metrics.ended(d.flight, StatusDead, now)
+		p.leave(d)
+		p.submitEnded(d, StatusDead, out, now)
+		p.advance(l) // a dead head gives way
+		return
+	}
+	p.metrics.retry(d.flight, out.Reason)
+	p.leave(d)
+	p.keep(d, now.Add(wait))
+	p.parkRest(l)
+	p.dropLane(l)
+}
+
+// leave takes the head out of its lane and out of what is counted in memory.
+func (p *Dispatcher) leave(d *Delivery) {
+	d.lane.pop()
+	if d.durable {
+		d.ep.lanes.loaded--
+		p.loaded--
+	} else {
+		p.release(d)
+	}
+}
+
+// keep writes down when a delivery is tried again.
+func (p *Dispatcher) keep(d *Delivery, next time.Time) {
+	if d.durable {
+		p.submit(op{kind: opUpdate, d: d, next: next})
+		return
+	}
+	p.park(d, next)
+}
+
+// parkRest gives what waits behind a parked head to the table; what came from
+// there is only forgotten.
+func (p *Dispatcher) parkRest(l *lane) {
+	for _, d := range l.queue {
+		if d.durable {
+			l.ep.lanes.loaded--
+			p.loaded--
+			continue
+		}
+		p.park(d, time.Time{})
+	}
+	l.queue = nil
+}
+
+func (p *Dispatcher) dropLane(l *lane) {
+	if s := &l.ep.lanes; s.lanes[l.key] == l {
+		delete(s.lanes, l.key)
+	}
+}
+
+// advance lets the next delivery of a lane go, from memory or from the table.
+// When nothing may start any more, all of it goes to the table.
+func (p *Dispatcher) advance(l *lane) {
+	if len(l.queue) > 0 {
+		if !l.ep.lanes.disabled && !p.stopping {
+			p.makeReady(l)
+			return
+		}
+		p.parkRest(l)
+	}
+	p.dropLane(l)
+	if l.ep.lanes.parked[l.key] > 0 {
+		p.submit(op{kind: opPromote, ep: l.ep, lane: l.key})
+	}
+}
+
+func (p *Dispatcher) submitEnded(d *Delivery, st Status, out Outcome, now time.Time) {
+	o := op{kind: opEnded, d: d, status: st, at: now, took: out.Duration, settles: !d.durable, deletes: d.durable}
+	if st == StatusDelivered {
+		o.httpStatus = out.StatusCode
+	}
+	if d.durable {
+		d.ep.lanes.dropParked(d.laneKey)
+	}
+	p.submit(o)
+}
+
+// submit fills in what the delivery is now: it goes on while the op waits.
+func (p *Dispatcher) submit(o op) {
+	if o.d != nil {
+		o.ep, o.lane = o.d.ep, o.d.laneKey
+		o.attempts, o.history, o.lastError = o.d.attempts, o.d.history, o.d.lastError
+		if o.httpStatus == 0 {
+			o.httpStatus = o.d.lastStatus
+		}
+		if o.kind == opEnded && o.status == StatusDelivered {
+			o.attempts++
+			o.lastError = ""
+		}
+	}
+	if o.touchesTable() {
+		u := o.ep.lanes.unsettle[o.lane]
+		u.ops++
+		o.ep.lanes.unsettle[o.lane] = u
+	}
+	p.rec.add(o)
+}
+
+// committed takes back what the Recorder has written.
+func (p *Dispatcher) committed(batch []op) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	look := false
+	for i := range batch {
+		o := &batch[i]
+		if o.ep == nil {
+			continue
+		}
+		if o.kind == opRevive {
+			delete(p.reviving, o.id)
+		}
+		s := &o.ep.lanes
+		if o.touchesTable() {
+			u := s.unsettle[o.lane]
+			if u.ops--; u.ops > 0 {
+				s.unsettle[o.lane] = u
+			} else {
+				delete(s.unsettle, o.lane)
+				if u.missed {
+					p.dueAt(o.ep, time.Now())
+					look = true
+				}
+			}
+		}
+		due := o.next
+		if o.kind == opPromote {
+			due = time.Now()
+		}
+		if !due.IsZero() {
+			p.dueAt(o.ep, due)
+			look = true
+		}
+	}
+	if look {
+		poke(p.load)
+	}
+}
+
+// dueAt notes that rows of an endpoint want to be loaded at t.
+func (p *Dispatcher) dueAt(ep *Endpoint, t time.Time) {
+	s := &ep.lanes
+	if s.nextDue.IsZero() || t.Before(s.nextDue) {
+		s.nextDue = t
+	}
+	p.backlog[ep] = struct{}{}
+}
+
+func (p *Dispatcher) handOver(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for d := p.live.oldest; d != nil && now.Sub(d.arrived) > p.opts.HandoverAfter; d = p.live.oldest {
+		p.parkLane(d.lane, now)
+	}
+}
+
+// parkLane makes everything of a lane durable. Its head may be on the wire and
+// stays there; should we die, the row is due when the attempt must have ended.
+func (p *Dispatcher) parkLane(l *lane, now time.Time) {
+	head := l.head()
+	if !head.onWire {
+		p.parkHead(l, now)
+		return
+	}
+	s := &l.ep.lanes
+	if now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 {
+		s.hangs = true
+	}
+	l.queue = l.queue[1:]
+	p.park(head, now.Add(p.opts.Timeout+time.Second))
+	s.loaded++
+	p.loaded++
+	p.parkRest(l)
+	l.queue = []*Delivery{head}
+}
+
+// cancel ends a delivery without a row whose subscription is gone.
+func (p *Dispatcher) cancel(d *Delivery, now time.Time) {
+	p.metrics.ended(d.flight, StatusCancelled, now)
+	p.submit(op{kind: opEnded, d: d, status: StatusCancelled, at: now, settles: true})
+}
+
+// parkIdle parks what waits in memory for an endpoint; attempts on the wire end.
+func (p *Dispatcher) parkIdle(ep *Endpoint) {
+	now := time.Now()
+	for _, l := range ep.lanes.lanes {
+		if len(l.queue) > 0 && !l.head().onWire {
+			p.parkHead(l, now)
+		}
+	}
+}
+
+func (p *Dispatcher) parkHead(l *lane, now time.Time) {
+	d := l.head()
+	p.leave(d)
+	p.keep(d, now)
+	p.parkRest(l)
+	p.dropLane(l)
+}
