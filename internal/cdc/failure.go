@@ -25,6 +25,7 @@ const (
 	StateWrongServer           State = "wrong_server"
 	StateDecodePoison          State = "decode_poison"
 	StateMisconfigured         State = "misconfigured"
+	StateRescuing              State = "rescuing"
 	StateDraining              State = "draining"
 )
 
@@ -32,7 +33,7 @@ const (
 func States() []State {
 	return []State{StateStarting, StateStreaming, StateStandby, StateUnreachable, StateShuttingDown,
 		StateSlotMissing, StateSlotLost, StatePublicationMissing, StatePublicationIncomplete,
-		StateWrongServer, StateDecodePoison, StateMisconfigured, StateDraining}
+		StateWrongServer, StateDecodePoison, StateMisconfigured, StateRescuing, StateDraining}
 }
 
 // Classify names the state that an error of Connect, CreateSlot, Start or Run

@@ -53,13 +53,33 @@ func (p Publication) Ensure(ctx context.Context, db Execer) (created bool, err e
 	return true, nil
 }
 
+// Repair makes an existing publication publish the outbox as it must. Rows that were
+// written before are not in the stream, and the caller has to look for them.
+func (p Publication) Repair(ctx context.Context, db Execer) error {
+	name := pgx.Identifier{p.Name}.Sanitize()
+	var all bool
+	if err := db.QueryRow(ctx, "SELECT puballtables FROM pg_publication WHERE pubname = $1", p.Name).Scan(&all); err != nil {
+		return fmt.Errorf("repair publication %s: %w", p.Name, err)
+	}
+	if !all {
+		if _, err := db.Exec(ctx, "ALTER PUBLICATION "+name+" SET TABLE "+pgx.Identifier{p.Schema, p.Table}.Sanitize()); err != nil {
+			return fmt.Errorf("repair publication %s: %w", p.Name, err)
+		}
+	}
+	if _, err := db.Exec(ctx, "ALTER PUBLICATION "+name+" SET (publish = 'insert', publish_via_partition_root = true)"); err != nil {
+		return fmt.Errorf("repair publication %s: %w", p.Name, err)
+	}
+	return nil
+}
+
 // Check compares the publication with what it must be.
 func (p Publication) Check(ctx context.Context, db Queryer) error {
 	const q = `
 SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate, p.pubviaroot,
        EXISTS (SELECT FROM pg_publication_tables t
                 WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3
-                  AND t.rowfilter IS NULL)
+                  AND t.rowfilter IS NULL
+                  AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prattrs IS NOT NULL))
   FROM pg_publication p WHERE p.pubname = $1`
 	var all, inserts, others, viaRoot, member bool
 	err := db.QueryRow(ctx, q, p.Name, p.Schema, p.Table).Scan(&all, &inserts, &others, &viaRoot, &member)
@@ -72,7 +92,7 @@ SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate,
 	}
 	var faults, repairs []string
 	if !member {
-		faults = append(faults, fmt.Sprintf("it lacks %s.%s (or filters its rows)", p.Schema, p.Table))
+		faults = append(faults, fmt.Sprintf("it lacks %s.%s (or filters its rows or columns)", p.Schema, p.Table))
 		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s",
 			pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()))
 	}

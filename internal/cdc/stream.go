@@ -60,7 +60,8 @@ type Stream struct {
 	confirmed atomic.Uint64 // what may be confirmed; only grows
 	received  atomic.Uint64 // highest end or keepalive position of this session; only grows
 	lastRead  atomic.Int64  // unix nanoseconds of the last byte from the server
-	nudged    atomic.Bool   // Confirm wants the loop to look
+	nudged    atomic.Bool   // Confirm or Ask wants the loop to look
+	asked     atomic.Bool   // Ask wants an answer of the server
 
 	expired  bool // the read deadline has passed: it must be set before the next read
 	buffered int  // bytes of an unfinished message at the last look
@@ -148,11 +149,22 @@ func (s *Stream) Confirm(lsn LSN) error {
 			break
 		}
 	}
-	// Wake a loop that waits in a read. It looks at the flag after it has set
-	// its own deadline, so one of the two is always seen.
+	s.nudge()
+	return nil
+}
+
+// nudge wakes a loop that waits in a read. It looks at the flag after it has set
+// its own deadline, so one of the two is always seen.
+func (s *Stream) nudge() {
 	s.nudged.Store(true)
 	_ = s.hijacked.Conn.SetReadDeadline(time.Unix(1, 0))
-	return nil
+}
+
+// Ask asks the server for an answer at once, which LastActivity then shows. Safe for
+// concurrent use.
+func (s *Stream) Ask() {
+	s.asked.Store(true)
+	s.nudge()
 }
 
 // Confirmed is the position that the next status update carries.
@@ -369,6 +381,8 @@ func (s *Stream) raiseReceived(lsn LSN) {
 func (s *Stream) statusIfDue() error {
 	since := time.Since(s.lastStatus)
 	switch {
+	case s.asked.Swap(false):
+		return s.sendStatus(true)
 	case s.Confirmed() > s.sent && since >= minStatusGap:
 		// Confirmations of a backlog may go out for long while nothing comes in.
 		return s.sendStatus(time.Since(s.LastActivity()) >= s.interval)

@@ -39,6 +39,7 @@ type txState struct {
 	prefix    int      // first rows that are recorded without a hole
 	done      []uint64 // bit set: row recorded
 	backfill  bool
+	tallies   []Tally
 }
 
 func (t *txState) finished() bool { return t.committed && t.prefix == t.rows }
@@ -62,6 +63,8 @@ type Watermark struct {
 	open    *txState   // begun, not committed; the last of queue
 	end     LSN
 	arrived LSN // end of the last transaction or keepalive that was put in
+
+	tallies []Tally // of finished transactions, until Finished takes them
 }
 
 // NewWatermark returns a Watermark that stands at start.
@@ -106,8 +109,9 @@ func (w *Watermark) Row() (Ticket, error) {
 	return Ticket{tx: t, index: i}, nil
 }
 
-// Commit closes the open transaction, which ends at end.
-func (w *Watermark) Commit(end LSN) error {
+// Commit closes the open transaction, which ends at end. Finished returns the
+// tallies once the transaction is wholly recorded.
+func (w *Watermark) Commit(end LSN, tallies ...Tally) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.open == nil {
@@ -116,7 +120,7 @@ func (w *Watermark) Commit(end LSN) error {
 	if end < w.open.commit || end < w.arrived {
 		return fmt.Errorf("commit %s lies before position %s", end, max(w.arrived, w.open.commit))
 	}
-	w.open.end, w.open.committed = end, true
+	w.open.end, w.open.committed, w.open.tallies = end, true, tallies
 	w.open = nil
 	w.arrived = end
 	w.advance()
@@ -159,6 +163,7 @@ func (w *Watermark) advance() {
 	n := 0
 	for n < len(w.queue) && w.queue[n].finished() {
 		w.end = w.queue[n].end
+		w.tallies = append(w.tallies, w.queue[n].tallies...)
 		w.queue[n] = nil
 		n++
 	}
@@ -171,11 +176,32 @@ func (w *Watermark) advance() {
 func (w *Watermark) Position() Position {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.position()
+}
+
+func (w *Watermark) position() Position {
 	p := Position{End: w.end}
 	if len(w.queue) > 0 && w.queue[0].prefix > 0 && !w.queue[0].backfill {
 		p.Partial, p.Rows = w.queue[0].commit, w.queue[0].prefix
 	}
 	return p
+}
+
+// Finished returns how far everything is recorded, as Position does, and takes the
+// tallies of the transactions up to there that no earlier call took.
+func (w *Watermark) Finished() (Position, []Tally) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := w.tallies
+	w.tallies = nil
+	return w.position(), list
+}
+
+// Untaken is how many tallies Finished would take.
+func (w *Watermark) Untaken() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.tallies)
 }
 
 // Arrived returns the end of the last transaction or keepalive that came in

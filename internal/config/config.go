@@ -42,6 +42,7 @@ type CDC struct {
 	StatusInterval   time.Duration // longest time between two status updates to the server
 	SilenceTimeout   time.Duration // without a byte from the server for so long, the connection is dead
 	ProgressInterval time.Duration // how often progress is written while the outbox is idle
+	MarkerInterval   time.Duration // how often the audit compares the table with the stream
 }
 
 // Recovery says what happens after the slot was lost.

@@ -42,6 +42,8 @@ var settings = []setting{
 		duration(time.Second, time.Hour), func(c *Config) *time.Duration { return &c.CDC.SilenceTimeout }),
 	one("cdc.progress_interval", "10s", "How often progress is written while the outbox is idle.",
 		duration(100*time.Millisecond, time.Hour), func(c *Config) *time.Duration { return &c.CDC.ProgressInterval }),
+	one("cdc.marker_interval", "5s", "How often the audit looks at what came since; twelve times as long while the outbox is idle.",
+		duration(100*time.Millisecond, time.Hour), func(c *Config) *time.Duration { return &c.CDC.MarkerInterval }),
 
 	one("outbox.table", "outbox.events", "Table of the events.",
 		tableName(), func(c *Config) *string { return &c.Outbox.Table }),

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -37,13 +40,11 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// backfill delivers the rows that were committed before the slot existed. They
-// are ordered by the time in their id (its default is a UUID of version 7), which
-// is when they were inserted: commit order for the rows of one key whose writers
-// lock what the key stands for. Transaction ids are not: one is taken before the
-// lock is waited for. They order rows with other ids, and rows of one instant.
+// backfill delivers the rows that were committed before the slot existed and that no
+// marker proves to be recorded: all of them at the first start, those of the gap
+// when a lost slot was made anew.
 func (l *leader) backfill(ctx context.Context) error {
-	l.log.Info("reading rows from before the slot")
+	l.log.Info("reading rows from before the slot", "not_shown_by", l.state.Marker)
 	for {
 		n, err := l.tryBackfill(ctx)
 		if err == nil {
@@ -76,53 +77,72 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 	if err := awaitSnapshot(ctx, conn, l.state.Backfill); err != nil {
 		return 0, err
 	}
-	table := pgx.Identifier(strings.Split(l.d.cfg().Outbox.Table, ".")).Sanitize()
-	id := pgx.Identifier{mappingOptions(l.d.cfg()).Columns.ID}.Sanitize()
-	rows, err := conn.Query(ctx, "SELECT * FROM "+table+
-		" WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot)"+
-		" ORDER BY CASE WHEN substr("+id+"::text, 15, 1) = '7' THEN substr("+id+"::text, 1, 18) END COLLATE \"C\", xid, tableoid, ctid",
-		pgx.QueryExecModeSimpleProtocol, l.state.Backfill)
-	if err != nil {
-		return 0, err
-	}
-	defer rows.Close()
 	start := l.state.Position.End
-	var rel *cdc.Relation
-	n := 0
-	for rows.Next() {
-		if rel == nil {
-			rel = l.d.relation(rows)
+	n, began := 0, false
+	err = l.d.tableRows(ctx, conn, l.d.auditTable().Between(), []any{l.state.Backfill, l.state.Marker}, func(row cdc.Row) error {
+		if !began {
+			began = true
 			if err := l.watermark.BeginBackfill(start); err != nil {
-				return 0, err
+				return err
 			}
 		}
-		row := cdc.Row{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
-		for i, raw := range rows.RawValues() {
-			if raw == nil {
-				row.Values[i] = cdc.Value{Kind: cdc.KindNull}
-				continue
-			}
-			row.Values[i] = cdc.Value{Kind: cdc.KindText, Data: append(make([]byte, 0, len(raw)), raw...)}
+		l.rescue.read++
+		if l.isAccounted(row) {
+			return nil
 		}
 		ticket, err := l.watermark.Row()
 		if err != nil {
-			return n, err
+			return err
 		}
 		if err := l.intake.admit(ctx, row, place{commit: uint64(start), index: firstBackfillIndex + n}, settle{l.watermark, ticket}); err != nil {
-			return n, err
+			return err
 		}
 		n++
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	})
+	if err != nil {
 		return n, err
 	}
-	if rel != nil {
+	if began {
 		if err := l.watermark.Commit(start); err != nil {
 			return n, err
 		}
 	}
-	return n, l.endBackfill(ctx)
+	return n, l.endBackfill(ctx, n)
 }
+
+// isAccounted tells whether the transaction of a row was recorded as a whole before
+// the slot was lost.
+func (l *leader) isAccounted(row cdc.Row) bool {
+	if len(l.rescue.accounted) == 0 {
+		return false
+	}
+	_, xid, ok := l.rescue.reader.Read(row)
+	return ok && l.rescue.accounted[xid]
+}
+
+// tableRows reads rows of the outbox in a transaction of its own.
+func (d *Daemon) tableRows(ctx context.Context, conn *pgx.Conn, where string, args []any, take func(cdc.Row) error) error {
+	tx, err := audit.BeginReading(ctx, conn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	m := mappingOptions(d.cfg())
+	return outbox.ReadRows(ctx, tx, outbox.TableQuery{Table: m.Table, Columns: m.Columns, Where: where, Args: args},
+		func(row cdc.Row, _ []byte) error { return take(row) })
+}
+
+// auditTable is the outbox as the audit reads it.
+func (d *Daemon) auditTable() audit.Table { return AuditTable(d.cfg()) }
+
+// AuditTable is the outbox of a configuration as the audit reads it.
+func AuditTable(c *Settings) audit.Table {
+	m := mappingOptions(c)
+	return audit.Table{Name: m.Table, Columns: audit.Columns{ID: m.Columns.ID, XID: m.Columns.XID}}
+}
+
+func (d *Daemon) auditColumns() audit.Columns { return d.auditTable().Columns }
 
 // awaitSnapshot returns when queries see every transaction that a slot's snapshot
 // shows: the snapshot follows the WAL, where a commit stands a moment earlier.
@@ -148,37 +168,59 @@ func awaitSnapshot(ctx context.Context, conn *pgx.Conn, snapshot string) error {
 	}
 }
 
-func (d *Daemon) relation(rows pgx.Rows) *cdc.Relation {
-	schema, table, _ := strings.Cut(d.cfg().Outbox.Table, ".")
-	rel := &cdc.Relation{Schema: schema, Name: table}
-	for _, f := range rows.FieldDescriptions() {
-		rel.Columns = append(rel.Columns, cdc.Column{Name: f.Name, TypeOID: f.DataTypeOID, TypeMod: f.TypeModifier})
-	}
-	return rel
-}
-
 // endBackfill waits until all rows are recorded, which takes no longer than the
 // hand-over, and notes it.
-func (l *leader) endBackfill(ctx context.Context) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
+func (l *leader) endBackfill(ctx context.Context, sent int) error {
 	for l.watermark.Outstanding() > 0 || !l.recorder.Idle() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return err
 		}
 	}
+	shown, err := cdc.ParseSnapshot(l.state.Backfill)
+	if err != nil {
+		return err
+	}
+	if err := l.persist(ctx, func() error {
+		return progress.Mark(ctx, l.d.pool, l.state.Slot, l.state.Epoch, shown, l.state.Position.End, nil)
+	}); err != nil {
+		return err
+	}
+	l.journal.Reset(shown)
+	l.audited.Store(uint64(l.state.Position.End))
+	l.settled.Clear()
+	l.recorder.KeepSettled(false)
+	return l.endRescue(ctx, sent)
+}
+
+// persist writes to the database until it gets through.
+func (l *leader) persist(ctx context.Context, write func() error) error {
 	for {
-		err := progress.EndBackfill(ctx, l.d.pool, l.state.Slot, l.state.Epoch)
+		err := write()
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
-		l.databaseError(err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "RL001" {
+			return fmt.Errorf("%w: %s", deliver.ErrSuperseded, pg.Message)
 		}
+		if errors.Is(err, deliver.ErrSuperseded) {
+			return err
+		}
+		l.databaseError(err)
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, or returns the error of a context that ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
 	}
 }

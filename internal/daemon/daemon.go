@@ -42,20 +42,23 @@ type Options struct {
 
 // Daemon is one relay.
 type Daemon struct {
-	opts     Options
-	settings atomic.Pointer[Settings]
-	log      *slog.Logger
-	pool     *pgxpool.Pool
-	policy   *egress.Policy
-	poster   atomic.Pointer[webhook.Poster]
-	registry *prometheus.Registry
-	metrics  *deliver.Metrics
-	states   *stateKeeper
-	gauges   *gauges
-	dbErrors prometheus.Counter
-	current  atomic.Pointer[leader] // nil while not leading
-	reloadMu sync.Mutex
-	server   *ops.Server
+	opts         Options
+	settings     atomic.Pointer[Settings]
+	log          *slog.Logger
+	pool         *pgxpool.Pool
+	policy       *egress.Policy
+	poster       atomic.Pointer[webhook.Poster]
+	registry     *prometheus.Registry
+	metrics      *deliver.Metrics
+	states       *stateKeeper
+	gauges       *gauges
+	dbErrors     prometheus.Counter
+	current      atomic.Pointer[leader] // nil while not leading
+	reloadMu     sync.Mutex
+	timeline     atomic.Int32          // highest that was read
+	hole         atomic.Pointer[error] // why the stream cannot be trusted, until a rescue
+	auditMetrics *auditMetrics
+	server       *ops.Server
 }
 
 // New checks the configuration against everything but the database and builds a
@@ -81,6 +84,7 @@ func New(o Options) (*Daemon, error) {
 	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
 	d.states = newStateKeeper(d.registry, o.Log)
 	d.gauges = newGauges(d)
+	d.auditMetrics = newAuditMetrics(d)
 	d.dbErrors = prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_database_errors_total",
 		Help: "Statements on ordinary connections that failed and are tried again."})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "relay_build_info", Help: "1, with the version."}, []string{"version"})
@@ -208,6 +212,9 @@ func (d *Daemon) leadAgain(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, cdc.ErrPublicationMissing) {
+			d.hole.Store(&err)
+		}
 		state := classify(err)
 		d.states.set(state, err.Error())
 		if state == cdc.StateStandby {
@@ -230,11 +237,15 @@ func classify(err error) cdc.State {
 	switch {
 	case errors.Is(err, progress.ErrWrongServer):
 		return cdc.StateWrongServer
+	case errors.Is(err, ErrSlotLost):
+		return cdc.StateSlotLost
 	case errors.Is(err, ErrSlotGap):
 		return cdc.StateSlotMissing
 	case errors.Is(err, deliver.ErrSuperseded):
 		return cdc.StateStandby
 	case errors.Is(err, migrate.ErrOutdated), errors.Is(err, migrate.ErrNewer):
+		return cdc.StateMisconfigured
+	case errors.Is(err, errForeignSlot):
 		return cdc.StateMisconfigured
 	case errors.Is(err, errLetGo):
 		return cdc.StateShuttingDown

@@ -17,6 +17,20 @@
 // read from the table under that snapshot and delivered first, so a row is
 // promised from the moment of its commit, whether or not a relay was ever there.
 //
+// # Audit and rescue
+//
+// Markers go through the stream and prove what came before them (package audit).
+// What they miss is delivered from the table. When the slot is gone, or shows a
+// hole, a new one is made with an exported snapshot, and the rows which that
+// snapshot shows and neither the last marker nor the record of what was settled
+// since does are read from the table: the first start is the case without a marker.
+//
+// # Fence
+//
+// Each write carries the epoch. Nothing is sent while the replication connection is
+// being replaced, nor after the process stood still, before it is sure that no other
+// relay leads.
+//
 // # Stop
 //
 // Intake; attempts on the wire, up to the drain limit; the Recorder's last

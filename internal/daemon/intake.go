@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/outbox"
@@ -19,6 +20,9 @@ import (
 // subscriptionPrefix marks the messages that relay.subscriptions' trigger puts
 // into the WAL.
 const subscriptionPrefix = "relay.subscription"
+
+// markerPrefix marks the messages of the audit.
+const markerPrefix = "relay.marker"
 
 // errDiverged is returned when the stream does not go on where it broke.
 var errDiverged = errors.New("the stream does not go on where it broke")
@@ -30,6 +34,7 @@ type intake struct {
 	dispatcher *deliver.Dispatcher
 	recorder   *deliver.Recorder
 	watermark  *cdc.Watermark
+	journal    *audit.Journal
 	metrics    *deliver.Metrics
 	log        *slog.Logger
 	refresh    func(ctx context.Context, id uuid.UUID) error
@@ -75,7 +80,7 @@ func (in *intake) take(ctx context.Context, it *cdc.Item) error {
 		if in.passed {
 			return nil
 		}
-		if err := in.watermark.Commit(it.EndLSN); err != nil {
+		if err := in.watermark.Commit(it.EndLSN, in.journal.Commit(it.CommitLSN)...); err != nil {
 			return err
 		}
 		in.recorder.Nudge()
@@ -110,6 +115,7 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	if in.passed || index < in.resumed {
 		return nil
 	}
+	in.journal.Row(it.Row)
 	ticket, err := in.watermark.Row()
 	if err != nil {
 		return err
@@ -138,16 +144,45 @@ type settle struct {
 
 func (s settle) Done() { s.w.Done(s.t) }
 
-// admit maps a row and sends the event on its way. A row that is no event goes
-// into quarantine and stops nothing.
+// admit maps a row and sends the event on its way.
 func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliver.Ticket) error {
+	event, err := in.interpret(row, at, ticket)
+	if event == nil {
+		return err
+	}
+	eps := in.dir.Match(event.TenantID, event.Type)
+	in.metrics.Event(len(eps) > 0)
+	if len(eps) == 0 {
+		ticket.Done()
+		return nil
+	}
+	return in.dispatcher.Admit(ctx, flight(event, at, ticket), eps)
+}
+
+// admitLate parks the event of a row that did not come through the stream, and tells
+// whether anybody wants it.
+func (in *intake) admitLate(ctx context.Context, row cdc.Row, at place) (wanted bool, err error) {
+	event, err := in.interpret(row, at, nil)
+	if event == nil {
+		return false, err
+	}
+	eps := in.dir.Match(event.TenantID, event.Type)
+	in.metrics.Event(len(eps) > 0)
+	return len(eps) > 0, in.dispatcher.Park(ctx, flight(event, at, nil), eps)
+}
+
+// interpret maps a row; nil when nothing is to be sent. A row that is no event
+// goes into quarantine and stops nothing. ticket may be nil.
+func (in *intake) interpret(row cdc.Row, at place, ticket deliver.Ticket) (*outbox.Event, error) {
 	event, err := in.mapRow(row)
 	var rejection *outbox.Rejection
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):
 		in.metrics.Suppressed(event.Type)
-		ticket.Done()
-		return nil
+		if ticket != nil {
+			ticket.Done()
+		}
+		return nil, nil
 	case errors.As(err, &rejection):
 		if at.at.IsZero() {
 			at.at = time.Now()
@@ -158,17 +193,11 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliv
 		in.recorder.Quarantine(&deliver.QuarantineEntry{CommitLSN: at.commit, Index: at.index, CommitTime: at.at,
 			Reason: string(rejection.Reason), Detail: rejection.Detail, EventID: rejection.EventID,
 			TenantID: rejection.TenantID, EventType: rejection.EventType, Raw: outbox.EncodeRow(row), Ticket: ticket})
-		return nil
+		return nil, nil
 	case err != nil:
-		return fmt.Errorf("map row %d of transaction %s: %w", at.index, cdc.LSN(at.commit), err)
+		return nil, fmt.Errorf("map row %d of transaction %s: %w", at.index, cdc.LSN(at.commit), err)
 	}
-	eps := in.dir.Match(event.TenantID, event.Type)
-	in.metrics.Event(len(eps) > 0)
-	if len(eps) == 0 {
-		ticket.Done()
-		return nil
-	}
-	return in.dispatcher.Admit(ctx, flight(&event, at, ticket), eps)
+	return &event, nil
 }
 
 // mapRow keeps a fault in the mapping of one row from taking the relay down.
@@ -200,7 +229,14 @@ func flight(e *outbox.Event, at place, ticket deliver.Ticket) *deliver.Flight {
 // message loads a subscription that was changed before anything that was
 // committed after it is matched.
 func (in *intake) message(ctx context.Context, it *cdc.Item) error {
-	if it.Prefix != subscriptionPrefix {
+	switch it.Prefix {
+	case markerPrefix:
+		if !in.passed {
+			in.journal.Marker(string(it.Content), in.commit)
+		}
+		return nil
+	case subscriptionPrefix:
+	default:
 		return nil
 	}
 	id, err := uuid.Parse(strings.TrimSpace(string(it.Content)))

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/outbox"
@@ -33,6 +34,9 @@ type leader struct {
 	recorder   *deliver.Recorder
 	dispatcher *deliver.Dispatcher
 	intake     *intake
+	journal    *audit.Journal
+	settled    *deliver.Settled
+	rescue     rescueTask
 
 	stream  atomic.Pointer[cdc.Stream]
 	letGo   chan struct{} // one token: PostgreSQL goes down
@@ -40,7 +44,11 @@ type leader struct {
 	log     *slog.Logger
 
 	recorded     atomic.Uint64 // end up to which everything is committed; only grows
+	audited      atomic.Uint64 // marker up to which the table was compared
+	auditedAt    atomic.Int64  // unix nanoseconds
+	auditOff     atomic.Bool   // the table cannot be audited
 	backfilling  atomic.Bool
+	began        time.Time
 	lastRequest  int64        // belongs to listen
 	lastPosition cdc.Position // belongs to watch
 	movedAt      atomic.Int64 // unix nanoseconds
@@ -54,6 +62,13 @@ func (t tracker) Position() deliver.Position {
 	p := t.l.watermark.Position()
 	return deliver.Position{End: uint64(p.End), Partial: uint64(p.Partial), Rows: p.Rows}
 }
+
+func (t tracker) Finished() (deliver.Position, []byte) {
+	p, tallies := t.l.watermark.Finished()
+	return deliver.Position{End: uint64(p.End), Partial: uint64(p.Partial), Rows: p.Rows}, cdc.AppendTallies(nil, tallies)
+}
+
+func (t tracker) Unrecorded() int { return t.l.watermark.Untaken() }
 
 func (t tracker) Recorded(p deliver.Position) {
 	t.l.recorded.Store(p.End) // only the Recorder calls, with positions that grow
@@ -83,7 +98,7 @@ func (d *Daemon) lead(ctx context.Context) error {
 		conn.Close()
 		return err
 	}
-	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), batches: make(chan []cdc.Item, 4), log: d.log}
+	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), batches: make(chan []cdc.Item, 4), log: d.log, began: time.Now()}
 	if err := l.setUp(ctx, stream); err != nil {
 		_ = stream.Close(0)
 		return err
@@ -112,8 +127,11 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.recorded.Store(uint64(l.state.Position.End))
 	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
-	settled, err := deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot)
-	if err != nil {
+	gap := l.state.Backfill != "" && l.state.Marker != ""
+	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, gap); err != nil {
+		return err
+	}
+	if err := l.setUpAudit(ctx, gap); err != nil {
 		return err
 	}
 	l.recorder = deliver.NewRecorder(deliver.RecorderOptions{
@@ -121,13 +139,14 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 		Log: deliver.LogPolicy(cfg.Deliver.Log), LogRetention: cfg.Deliver.LogRetention,
 		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.databaseError,
 	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
-	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, settled, l.d.metrics, l.log)
+	l.recorder.KeepSettled(gap)
+	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, l.settled, l.d.metrics, l.log)
 	mapper, err := newMapper(cfg)
 	if err != nil {
 		return err
 	}
 	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
-		watermark: l.watermark, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
+		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
 		return err
 	}
@@ -136,7 +155,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 	}
 	l.stream.Store(stream)
 	l.log.Info("leading", "slot", cfg.CDC.Slot, "epoch", l.state.Epoch, "from", l.state.Position.End.String(),
-		"settled_above", settled.Len(), "subscriptions", l.dir.Len())
+		"settled_above", l.settled.Len(), "subscriptions", l.dir.Len())
 	return nil
 }
 
@@ -155,11 +174,21 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 	inner, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
 	var back errgroup.Group
+	broken := make(chan error, 1)
+	fail := func(err error) {
+		if overtaken(err) {
+			abort(err)
+			return
+		}
+		select {
+		case broken <- err:
+		default: // one is enough
+		}
+	}
 	own := func(name string, f func(context.Context) error) {
 		back.Go(func() error {
-			err := f(inner)
-			if err != nil && inner.Err() == nil {
-				abort(fmt.Errorf("%s: %w", name, err))
+			if err := f(inner); err != nil && inner.Err() == nil {
+				fail(fmt.Errorf("%s: %w", name, err))
 			}
 			return nil
 		})
@@ -177,6 +206,8 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 	own("load parked deliveries", func(ctx context.Context) error { return l.dispatcher.RunLoader(ctx, l.d.pool) })
 	own("listen", l.listen)
 	own("watch", l.watch)
+	own("audit", l.audit)
+	own("fence", l.fence)
 
 	taking, stopTaking := context.WithCancel(inner)
 	defer stopTaking()
@@ -185,7 +216,7 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 		defer close(taken)
 		err := l.takeIn(taking)
 		if err != nil && taking.Err() == nil {
-			abort(fmt.Errorf("take in the stream: %w", err))
+			fail(fmt.Errorf("take in the stream: %w", err))
 		}
 		return nil
 	})
@@ -195,11 +226,12 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 	back.Go(func() error {
 		defer close(streamed)
 		if err := l.keepStreaming(streaming, stream); err != nil && streaming.Err() == nil {
-			abort(err)
+			fail(err)
 		}
 		return nil
 	})
 
+	var hole error
 	select {
 	case <-inner.Done():
 		// Superseded, or something that cannot be mended in place: nothing of
@@ -207,17 +239,17 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 		l.dispatcher.Abort()
 	case <-ctx.Done():
 		l.d.states.set(cdc.StateDraining, "")
-		stopTaking()
-		<-taken
-		drain, cancel := context.WithTimeout(inner, l.d.cfg().Deliver.DrainTimeout)
-		l.dispatcher.Drain(drain)
-		cancel()
-		l.recorder.Stop()
-		if err := l.awaitRecorder(recorded); err != nil {
-			l.log.Error("last outcomes could not be recorded; they will be sent again", "error", err)
-		}
+		l.wind(inner, l.d.cfg().Deliver.DrainTimeout, stopTaking, taken, recorded)
+	case hole = <-broken:
+		// The stream cannot go on, but what it brought is ours: it is recorded, so
+		// that nothing of it is read from the table again. Others wait meanwhile.
+		c := l.d.cfg().Deliver
+		l.wind(inner, min(c.DrainTimeout, c.HandoverAfter+time.Second), stopTaking, taken, recorded)
 	}
 	cause := context.Cause(inner)
+	if cause == nil {
+		cause = hole
+	}
 	stopStream()
 	<-streamed
 	if s := l.stream.Swap(nil); s != nil {
@@ -237,6 +269,26 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 	return ctx.Err()
 }
 
+// wind ends intake, delivery and recording, in this order.
+func (l *leader) wind(ctx context.Context, limit time.Duration, stopTaking func(), taken <-chan struct{}, recorded <-chan error) {
+	stopTaking()
+	<-taken
+	drain, cancel := context.WithTimeout(ctx, limit)
+	l.dispatcher.Drain(drain)
+	cancel()
+	l.recorder.Stop()
+	if err := l.awaitRecorder(recorded); err != nil {
+		l.log.Error("last outcomes could not be recorded; they will be sent again", "error", err)
+	}
+}
+
+// overtaken tells whether an error means that this leader's memory is worth nothing
+// any more.
+func overtaken(err error) bool {
+	return errors.Is(err, deliver.ErrSuperseded) || errors.Is(err, progress.ErrWrongServer) || errors.Is(err, progress.ErrNone) ||
+		errors.Is(err, errDiverged)
+}
+
 // awaitRecorder gives the last batch some time: the database may be away.
 func (l *leader) awaitRecorder(done <-chan error) error {
 	select {
@@ -251,7 +303,6 @@ func (l *leader) awaitRecorder(done <-chan error) error {
 // the stream.
 func (l *leader) takeIn(ctx context.Context) error {
 	if l.state.Backfill != "" {
-		l.backfilling.Store(true)
 		if err := l.backfill(ctx); err != nil {
 			return err
 		}
@@ -273,7 +324,11 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 			return ctx.Err() // the stream stays for the last confirmation
 		}
 		l.stream.Store(nil)
+		l.dispatcher.Hold()
 		_ = stream.Close(0)
+		if cdc.Classify(err) == cdc.StatePublicationMissing && !errors.Is(err, cdc.ErrPublicationMissing) {
+			err = fmt.Errorf("%w where the stream stands: %w", cdc.ErrPublicationMissing, err)
+		}
 		if errors.Is(err, cdc.ErrPublicationMissing) || errors.Is(err, cdc.ErrMalformed) {
 			return err
 		}
@@ -289,6 +344,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 			case <-time.After(retry.NextBackOff()):
 			}
 			if stream, err = l.reconnect(ctx); err == nil {
+				l.dispatcher.Resume()
 				break
 			}
 			if ctx.Err() != nil {
@@ -329,8 +385,7 @@ func (l *leader) runStream(ctx context.Context, stream *cdc.Stream) error {
 // endsTerm tells whether an error of reconnecting means that this leader's
 // memory is worth nothing any more, or that a person has to look.
 func endsTerm(err error) bool {
-	if errors.Is(err, deliver.ErrSuperseded) || errors.Is(err, progress.ErrWrongServer) || errors.Is(err, progress.ErrNone) ||
-		errors.Is(err, errDiverged) {
+	if overtaken(err) {
 		return true
 	}
 	switch cdc.Classify(err) {

@@ -37,92 +37,141 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 	if err != nil {
 		return state, err
 	}
-	if err := state.Check(conn.Identity()); err != nil {
-		return state, err
+	id := conn.Identity()
+	if high := d.timeline.Load(); id.Timeline < high {
+		return state, fmt.Errorf("%w: this relay has read timeline %d, this server is on timeline %d: "+
+			"an old primary has come back; connect to the new one", progress.ErrWrongServer, high, id.Timeline)
 	}
-	// It is not made again by itself: rows that were written while it was missing
-	// are not in the stream, and somebody has to know.
+	if err := state.Check(id); err != nil {
+		// Nothing is skipped over, but an operator may know that this is the server now.
+		asked, aerr := d.rescueAsked(ctx, slot)
+		if aerr != nil || !asked {
+			return state, errors.Join(err, aerr)
+		}
+		return d.rescue(ctx, conn, state, err)
+	}
+	fault := d.findHole(ctx, id, slot, state)
+	if errors.Is(fault, cdc.ErrPublicationIncomplete) {
+		if state, err = d.mend(ctx, conn, state, fault); err != nil {
+			return state, err
+		}
+		fault = d.findHole(ctx, id, slot, state)
+	}
+	switch {
+	case fault == nil:
+		d.timeline.Store(max(id.Timeline, d.timeline.Load()))
+		return state, nil
+	case errors.Is(fault, ErrSlotGap), errors.Is(fault, cdc.ErrPublicationMissing):
+		return d.mend(ctx, conn, state, fault)
+	}
+	return state, fault
+}
+
+// findHole looks for signs that the stream does not show everything that was
+// committed since the recorded position.
+func (d *Daemon) findHole(ctx context.Context, id cdc.Identity, slot string, state progress.State) error {
 	if err := d.publication().Check(ctx, d.pool); err != nil {
-		return state, fmt.Errorf("%w; once it is there again, %s", err, wayOut(slot))
+		return err
 	}
 	found, err := cdc.InspectSlot(ctx, d.pool, slot)
 	if err != nil {
-		return state, err
+		return err
 	}
 	switch {
 	case !found.Exists:
-		return state, fmt.Errorf("%w: slot %s does not exist, and progress stands at %s; %s",
-			ErrSlotGap, slot, state.Position.End, wayOut(slot))
+		return fmt.Errorf("%w: slot %s does not exist, and progress stands at %s", ErrSlotGap, slot, state.Position.End)
+	case found.Plugin != "pgoutput" || found.Database != id.Database:
+		return fmt.Errorf("%w: slot %s uses plugin %s on database %s; set cdc.slot to another name, or drop that slot",
+			errForeignSlot, slot, found.Plugin, found.Database)
 	case found.Invalidated:
-		return state, fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs; %s",
-			ErrSlotGap, slot, found.WALStatus, wayOut(slot))
-	case found.Plugin != "pgoutput" || found.Database != conn.Identity().Database:
-		return state, fmt.Errorf("%w: slot %s uses plugin %s on database %s; set cdc.slot to another name",
-			ErrSlotGap, slot, found.Plugin, found.Database)
+		return fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs", ErrSlotLost, slot, found.WALStatus)
 	}
-	return state, nil
+	// A publication that is there again does not help a stream that fails where it was not.
+	if hole := d.hole.Load(); hole != nil {
+		return *hole
+	}
+	return nil
 }
 
-// wayOut says how an operator recovers from a lost slot.
-func wayOut(slot string) string {
-	return fmt.Sprintf("to begin anew and send every retained row of the outbox again (receivers see the same webhook-id): "+
-		"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '%[1]s'; "+
-		"DELETE FROM relay.progress WHERE slot = '%[1]s';", slot)
-}
+// ErrSlotLost is an ErrSlotGap: the slot exists and can never be read again.
+var ErrSlotLost = fmt.Errorf("%w for good", ErrSlotGap)
+
+// errForeignSlot is returned when the slot's name belongs to somebody else.
+var errForeignSlot = errors.New("the slot is another one")
 
 // firstStart makes the publication and the slot, and notes the snapshot of the
 // rows that were committed before it. Two instances may come at once: a lock lets
 // one of them do it. A slot without progress is a first start that was cut off
 // between the two; its snapshot is lost, so it is made again.
 func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn) (progress.State, error) {
-	cfg := d.cfg().CDC
-	guard, err := d.direct(ctx)
+	slot := d.cfg().CDC.Slot
+	unlock, err := d.lockStart(ctx, slot)
 	if err != nil {
 		return progress.State{}, err
 	}
-	defer func() { _ = guard.Close(context.WithoutCancel(ctx)) }() // and with it the lock
-	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('relay.first_start.' || $1, 0))", cfg.Slot); err != nil {
-		return progress.State{}, fmt.Errorf("lock the first start: %w", err)
-	}
-	state, err := progress.Load(ctx, d.pool, cfg.Slot)
+	defer unlock()
+	state, err := progress.Load(ctx, d.pool, slot)
 	if !errors.Is(err, progress.ErrNone) {
 		return state, err // the other one has done it
 	}
-	created, err := d.publication().Ensure(ctx, d.pool)
+	made, snapshot, err := d.makeSlot(ctx, conn)
 	if err != nil {
 		return state, err
+	}
+	id := conn.Identity()
+	state = progress.State{Slot: slot, SystemID: id.SystemID, Timeline: id.Timeline,
+		Position: cdc.Position{End: made.ConsistentPoint}, Backfill: snapshot}
+	if err := progress.Create(ctx, d.pool, state); err != nil {
+		return state, err
+	}
+	d.log.Info("slot created", "slot", slot, "at", made.ConsistentPoint.String())
+	return state, nil
+}
+
+// lockStart lets one instance at a time make a slot.
+func (d *Daemon) lockStart(ctx context.Context, slot string) (unlock func(), err error) {
+	guard, err := d.direct(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unlock = func() { _ = guard.Close(context.WithoutCancel(ctx)) } // and with it the lock
+	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('relay.first_start.' || $1, 0))", slot); err != nil {
+		unlock()
+		return nil, fmt.Errorf("lock the making of slot %s: %w", slot, err)
+	}
+	return unlock, nil
+}
+
+// makeSlot makes sure of the publication, and makes the slot in place of one that is
+// there. It returns the snapshot of what was committed before it.
+func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn) (cdc.NewSlot, string, error) {
+	cfg := d.cfg().CDC
+	var none cdc.NewSlot
+	created, err := d.publication().Ensure(ctx, d.pool)
+	if err != nil {
+		return none, "", err
 	}
 	if created {
 		d.log.Info("publication created", "publication", cfg.Publication)
 	}
 	found, err := cdc.InspectSlot(ctx, d.pool, cfg.Slot)
 	if err != nil {
-		return state, err
+		return none, "", err
 	}
 	if found.Active {
-		return state, fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
+		return none, "", fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
 	}
 	if found.Exists {
 		if _, err := d.pool.Exec(ctx, "SELECT pg_drop_replication_slot($1)", cfg.Slot); err != nil {
-			return state, fmt.Errorf("drop slot %s, which no progress belongs to: %w", cfg.Slot, err)
+			return none, "", fmt.Errorf("drop slot %s, which cannot be used: %w", cfg.Slot, err)
 		}
 	}
 	made, err := conn.CreateSlot(ctx, cfg.Slot, cfg.Failover)
 	if err != nil {
-		return state, err
+		return none, "", err
 	}
 	snapshot, err := d.readSnapshot(ctx, made.Snapshot)
-	if err != nil {
-		return state, err
-	}
-	id := conn.Identity()
-	state = progress.State{Slot: cfg.Slot, SystemID: id.SystemID, Timeline: id.Timeline,
-		Position: cdc.Position{End: made.ConsistentPoint}, Backfill: snapshot}
-	if err := progress.Create(ctx, d.pool, state); err != nil {
-		return state, err
-	}
-	d.log.Info("slot created", "slot", cfg.Slot, "at", made.ConsistentPoint.String())
-	return state, nil
+	return made, snapshot, err
 }
 
 // readSnapshot imports an exported snapshot and returns it in a form that lasts.

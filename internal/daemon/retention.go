@@ -13,8 +13,8 @@ import (
 )
 
 // retentionKeeper tells whether all rows of an old partition are settled: the
-// first time it is asked it notes where the WAL ends, and once everything up to
-// there is recorded, so is every row that the partition held then. One goroutine
+// first time it is asked it notes where the WAL ends, and once a marker from behind
+// there was found in order, every row that the partition held then is settled. One goroutine
 // uses it.
 type retentionKeeper struct {
 	d    *Daemon
@@ -39,7 +39,10 @@ func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition stri
 		k.seen[partition] = at
 		return false, nil
 	}
-	return l.recordedEnd() >= at, nil
+	if l.auditOff.Load() {
+		return l.recordedEnd() >= at, nil
+	}
+	return cdc.LSN(l.audited.Load()) >= at, nil
 }
 
 // always lets delivery records go by age alone.

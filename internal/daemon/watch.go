@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/config"
 )
 
 func parseLSN(s string) (cdc.LSN, error) { return pglogrepl.ParseLSN(s) }
@@ -46,6 +47,32 @@ func newGauges(d *Daemon) *gauges {
 	return g
 }
 
+// auditMetrics count what the audit and the rescue find.
+type auditMetrics struct{ rows, missing, vanished, rescued prometheus.Counter }
+
+func newAuditMetrics(d *Daemon) *auditMetrics {
+	m := &auditMetrics{
+		rows: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_audit_rows_total",
+			Help: "Rows of the table that the audit has compared with the stream."}),
+		missing: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_audit_missing_total",
+			Help: "Committed rows that did not come through the stream, delivered from the table."}),
+		vanished: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_audit_vanished_total",
+			Help: "Rows that came through the stream and were gone from the table when the audit looked."}),
+		rescued: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_rescued_total",
+			Help: "Rows that were read from the table after the loss of the slot."}),
+	}
+	age := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "relay_audit_age_seconds",
+		Help: "Time since the last marker was found in order, or since this leader began; 0 while not leading."}, func() float64 {
+		l := d.current.Load()
+		if l == nil || l.auditedAt.Load() == 0 {
+			return 0
+		}
+		return time.Since(time.Unix(0, l.auditedAt.Load())).Seconds()
+	})
+	d.registry.MustRegister(m.rows, m.missing, m.vanished, m.rescued, age)
+	return m
+}
+
 // Intervals of watch.
 const (
 	slotEvery        = 10 * time.Second
@@ -67,10 +94,8 @@ func (l *leader) watch(ctx context.Context) error {
 		}
 		if now.Sub(publicationAt) >= publicationEvery {
 			publicationAt = now
-			if err := l.d.publication().Check(ctx, l.d.pool); err != nil && ctx.Err() == nil {
-				if s := cdc.Classify(err); s == cdc.StatePublicationMissing || s == cdc.StatePublicationIncomplete {
-					return err
-				}
+			if err := l.lookAtPublication(ctx); err != nil {
+				return err
 			}
 		}
 		select {
@@ -79,6 +104,25 @@ func (l *leader) watch(ctx context.Context) error {
 		case <-look.C:
 		}
 	}
+}
+
+// lookAtPublication makes sure that the stream shows the outbox. One that is there
+// and publishes something else is repaired in place, if that may be done without
+// asking.
+func (l *leader) lookAtPublication(ctx context.Context) error {
+	err := l.d.publication().Check(ctx, l.d.pool)
+	switch cdc.Classify(err) {
+	case cdc.StatePublicationMissing:
+		return err
+	case cdc.StatePublicationIncomplete:
+		if l.d.cfg().CDC.Recovery == config.RecoveryManual {
+			return err
+		}
+		if _, err := l.d.repairPublication(ctx, l.state, err); err != nil && ctx.Err() == nil {
+			l.databaseError(err)
+		}
+	}
+	return nil
 }
 
 // lookAtSlot reads what only the database knows, in one statement.

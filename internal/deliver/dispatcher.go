@@ -55,6 +55,8 @@ type Dispatcher struct {
 	reviving map[uuid.UUID]struct{} // dead deliveries whose way back is not committed
 	backlog  map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
 	stopping bool
+	held     held      // nothing may start: see fence.go
+	pulse    time.Time // when Run last looked; zero before it has
 
 	attemptCtx context.Context // ends when attempts on the wire must give up
 	abort      context.CancelFunc
@@ -62,6 +64,8 @@ type Dispatcher struct {
 
 	room chan struct{} // one token: the window has shrunk
 	load chan struct{} // one token: the loader should look
+
+	frozen chan struct{} // one token: the process stood still
 }
 
 // NewDispatcher returns a Dispatcher whose outcomes go to rec.
@@ -71,7 +75,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		opts: opts, sink: sink, rec: rec, settled: settled, metrics: m, log: log,
 		attemptCtx: ctx, abort: cancel,
 		reviving: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
-		room: make(chan struct{}, 1), load: make(chan struct{}, 1),
+		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 	}
 	rec.onCommit = p.committed
 	return p
@@ -97,6 +101,7 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 			now := time.Now()
+			p.beat(now)
 			p.makeWay(now)
 			p.handOver(now)
 		}

@@ -43,6 +43,8 @@ type op struct {
 	quarantine *QuarantineEntry
 	id         uuid.UUID // delivery, for opKick and opRevive
 	forget     forget
+	accounted  []byte        // transactions that are settled with it, for relay.accounted
+	written    chan struct{} // closed once the op is committed; nil: nobody waits
 }
 
 // touchesTable tells whether rows of the op's lane must not be loaded until it

@@ -28,6 +28,11 @@ func (p Position) covers(commit uint64, index int) bool {
 type Progress interface {
 	// Position returns how far the tickets that are done reach.
 	Position() Position
+	// Finished returns the same, and takes the record of the transactions up to there
+	// that no earlier call took; nil for none. It is committed with the position.
+	Finished() (Position, []byte)
+	// Unrecorded is how many transactions Finished would take.
+	Unrecorded() int
 	// Recorded is called when everything up to the position is committed; then,
 	// and only then, it may be confirmed to the server.
 	Recorded(Position)
@@ -66,6 +71,17 @@ const (
 	highMark = 20000
 )
 
+// Transactions whose events nobody wants make no outcomes, and still have to be on
+// record before they are confirmed.
+const (
+	accountEvery = time.Second
+	accountMost  = 10000 // so many are written without waiting
+)
+
+// partialListed is how many of the first rows of an unfinished transaction are
+// listed as settled although the position covers them: a rescue has no position.
+const partialListed = 1000
+
 // Recorder writes outcomes, parked rows and progress, in batches, each in one
 // transaction under the leader's epoch. Nothing is confirmed before it is
 // committed, and a batch that fails is tried again until it gets through.
@@ -82,6 +98,7 @@ type Recorder struct {
 	first time.Time     // when the oldest op came
 	room  chan struct{} // closed and replaced when ops fall below the mark
 	busy  bool          // a batch is being written
+	keep  bool          // relay.settled is not trimmed
 
 	wake chan struct{}
 	stop chan struct{}
@@ -221,14 +238,20 @@ func (r *Recorder) settle(ctx context.Context, last bool) error {
 	if r.pending() {
 		return nil // the position must not be confirmed before its outcomes are written
 	}
-	pos := r.progress.Position()
-	due := time.Since(r.writtenAt) >= r.opts.ProgressInterval
-	if pos != r.written && (due || last) {
-		if err := r.commit(ctx, &pgx.Batch{}, pos, nil, 0); err != nil {
+	pos, unrecorded := r.progress.Position(), r.progress.Unrecorded()
+	since := time.Since(r.writtenAt)
+	due := since >= r.opts.ProgressInterval || unrecorded > 0 && since >= accountEvery || unrecorded >= accountMost
+	if (pos != r.written || unrecorded > 0) && (due || last) {
+		a := advance{}
+		a.pos, a.accounted = r.progress.Finished()
+		if err := r.commit(ctx, &pgx.Batch{}, a); err != nil {
 			return err
 		}
+		pos, unrecorded = a.pos, 0
 	}
-	r.progress.Recorded(pos)
+	if unrecorded == 0 {
+		r.progress.Recorded(pos)
+	}
 	if r.sweepDue && time.Since(r.sweptAt) > time.Minute {
 		r.sweptAt, r.sweepDue = time.Now(), false
 		if _, err := r.db.Exec(ctx, sqlSweepBodies); err != nil {
@@ -246,6 +269,20 @@ func (r *Recorder) pending() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.ops) > 0
+}
+
+// KeepSettled tells whether relay.settled is left alone, because rows are being
+// read from the table that it tells of.
+func (r *Recorder) KeepSettled(keep bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep = keep
+}
+
+func (r *Recorder) keeps() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.keep
 }
 
 // Idle tells whether everything that was given to the Recorder is committed.
@@ -269,27 +306,44 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 			}
 		}
 	}
-	pos := r.progress.Position()
-	var entries []byte
-	var highest uint64
+	var a advance
+	a.pos, a.accounted = r.progress.Finished()
 	for i := range batch {
-		if o := &batch[i]; o.settles && !pos.covers(o.d.flight.CommitLSN, o.d.flight.Index) {
-			f := o.d.flight
-			entries = appendSettled(entries, settledKey{commit: f.CommitLSN, event: f.EventID, sub: o.ep.id})
-			highest = max(highest, f.CommitLSN)
+		o := &batch[i]
+		a.accounted = append(a.accounted, o.accounted...)
+		if !o.settles {
+			continue
+		}
+		f := o.d.flight
+		if listed := f.CommitLSN == a.pos.Partial && f.Index < partialListed; listed || !a.pos.covers(f.CommitLSN, f.Index) {
+			a.settled = appendSettled(a.settled, settledKey{commit: f.CommitLSN, event: f.EventID, sub: o.ep.id})
+			a.highest = max(a.highest, f.CommitLSN)
 		}
 	}
 	b := &pgx.Batch{}
 	w := writer{opts: &r.opts, batch: b}
 	w.queue(batch)
 	r.sweepDue = r.sweepDue || w.freesBodies
-	if err := r.commit(ctx, b, pos, entries, highest); err != nil {
+	if err := r.commit(ctx, b, a); err != nil {
 		return err
 	}
-	r.progress.Recorded(pos)
+	for i := range batch {
+		if c := batch[i].written; c != nil {
+			close(c)
+		}
+	}
+	r.progress.Recorded(a.pos)
 	r.metrics.batch(len(batch))
 	r.onCommit(batch)
 	return nil
+}
+
+// advance is what a batch says of the stream.
+type advance struct {
+	pos       Position
+	settled   []byte // deliveries of it above pos, for relay.settled
+	highest   uint64 // commit LSN among them
+	accounted []byte // transactions that are finished now, for relay.accounted
 }
 
 // commit runs the statements and the move of progress in one transaction: a
@@ -297,11 +351,11 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 // It tries until it gets through.
 //
 // Source: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY
-func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entries []byte, highest uint64) error {
-	trim := r.untrimmed && time.Since(r.trimmedAt) > 5*time.Second
+func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
+	trim := r.untrimmed && !r.keeps() && time.Since(r.trimmedAt) > 5*time.Second
 	r.number++
-	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, r.number, lsnText(pos.End), lsnText(pos.Partial), pos.Rows,
-		entries, lsnText(highest), trim)
+	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, r.number, lsnText(a.pos.End), lsnText(a.pos.Partial), a.pos.Rows,
+		a.settled, lsnText(a.highest), trim, a.accounted)
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second
 	for {
@@ -327,11 +381,11 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, pos Position, entri
 		}
 	}
 	now := time.Now()
-	r.written, r.writtenAt = pos, now
+	r.written, r.writtenAt = a.pos, now
 	if trim {
 		r.untrimmed, r.trimmedAt = false, now
 	}
-	r.untrimmed = r.untrimmed || entries != nil
+	r.untrimmed = r.untrimmed || a.settled != nil
 	return nil
 }
 

@@ -353,7 +353,7 @@ func TestRecorder_TrimsWhatIsBelowTheWatermark(t *testing.T) {
 	last := w.lead()
 	last.stop(patience)
 	last.rec.trimmedAt = time.Now().Add(-time.Minute)
-	if err := last.rec.commit(context.Background(), emptyBatch(), last.stream.Position(), nil, 0); err != nil {
+	if err := last.rec.commit(context.Background(), emptyBatch(), advance{pos: last.stream.Position()}); err != nil {
 		t.Fatal(err)
 	}
 	if n := w.count("SELECT count(*) FROM relay.settled"); n != 0 {

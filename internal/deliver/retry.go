@@ -81,18 +81,43 @@ func (p *Dispatcher) kick(ep *Endpoint, id uuid.UUID, request int64) {
 func (p *Dispatcher) Release(f *Flight, eps []*Endpoint, request, quarantine int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.parkAll(f, eps)
+	p.rec.add(op{kind: opForget, forget: forget{request: request, quarantine: quarantine}})
+}
+
+// Park parks an event that did not come through the stream for the endpoints that
+// match it. It waits while the Recorder has too much to write.
+func (p *Dispatcher) Park(ctx context.Context, f *Flight, eps []*Endpoint) error {
+	p.mu.Lock()
+	p.parkAll(f, eps)
+	p.mu.Unlock()
+	return p.rec.wait(ctx)
+}
+
+func (p *Dispatcher) parkAll(f *Flight, eps []*Endpoint) {
+	now := time.Now()
 	for _, ep := range eps {
-		d := newDelivery(f, ep, time.Now())
+		d := newDelivery(f, ep, now)
 		s := &ep.lanes
+		if s.removed {
+			continue
+		}
 		var next time.Time
 		if s.parked[d.laneKey] == 0 && s.lanes[d.laneKey] == nil {
-			next = time.Now()
+			next = now
 		}
 		d.durable = true
 		s.addParked(d.laneKey)
 		p.submit(op{kind: opPark, d: d, next: next})
 	}
-	p.rec.add(op{kind: opForget, forget: forget{request: request, quarantine: quarantine}})
+}
+
+// Account writes transactions down as settled, behind all that was parked before,
+// and returns a channel that is closed once that is committed.
+func (p *Dispatcher) Account(transactions []byte) <-chan struct{} {
+	written := make(chan struct{})
+	p.rec.add(op{kind: opForget, accounted: transactions, written: written})
+	return written
 }
 
 // Dismiss deletes a request that cannot be carried out.

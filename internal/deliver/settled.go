@@ -30,11 +30,15 @@ type Settled struct {
 	mu   sync.Mutex
 	keys map[settledKey]struct{}
 	max  uint64
+	// anywhere: commit positions do not count, because rows are read from the table,
+	// which does not know them.
+	anywhere bool
 }
 
-// LoadSettled reads relay.settled.
-func LoadSettled(ctx context.Context, db querier, slot string) (*Settled, error) {
-	s := &Settled{keys: make(map[settledKey]struct{})}
+// LoadSettled reads relay.settled. anywhere makes it know deliveries by event and
+// subscription alone, until Clear.
+func LoadSettled(ctx context.Context, db querier, slot string, anywhere bool) (*Settled, error) {
+	s := &Settled{keys: make(map[settledKey]struct{}), anywhere: anywhere}
 	rows, err := db.Query(ctx, "SELECT entries FROM relay.settled WHERE slot = $1", slot)
 	if err != nil {
 		return nil, fmt.Errorf("load settled deliveries: %w", err)
@@ -47,8 +51,11 @@ func LoadSettled(ctx context.Context, db querier, slot string) (*Settled, error)
 		}
 		for ; len(b) >= settledSize; b = b[settledSize:] {
 			k := settledKey{commit: binary.BigEndian.Uint64(b), event: uuid.UUID(b[8:24]), sub: uuid.UUID(b[24:40])}
-			s.keys[k] = struct{}{}
 			s.max = max(s.max, k.commit)
+			if anywhere {
+				k.commit = 0
+			}
+			s.keys[k] = struct{}{}
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -65,7 +72,10 @@ func (s *Settled) has(k settledKey) bool {
 	if len(s.keys) == 0 {
 		return false
 	}
-	if k.commit > s.max {
+	switch {
+	case s.anywhere:
+		k.commit = 0
+	case k.commit > s.max:
 		s.keys = nil
 		return false
 	}
@@ -78,4 +88,11 @@ func (s *Settled) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.keys)
+}
+
+// Clear forgets everything.
+func (s *Settled) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys = nil
 }

@@ -12,6 +12,7 @@ import (
 const (
 	RequestRetryDelivery   = "retry_delivery"
 	RequestRetryQuarantine = "retry_quarantine"
+	RequestRescue          = "rescue" // target: the slot
 )
 
 var (

@@ -62,7 +62,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 // next takes the delivery whose turn it is and counts it as on the wire; nil
 // when nothing may start.
 func (p *Dispatcher) next() *Delivery {
-	for len(p.ring) > 0 && p.free() && !p.stopping {
+	for len(p.ring) > 0 && p.free() && !p.stopping && p.held == 0 && !p.stale(time.Now()) {
 		ep := p.ring[0]
 		p.ring[0] = nil
 		p.ring = p.ring[1:]
@@ -130,6 +130,10 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	p.mu.Lock()
 	sink := p.sink
 	p.mu.Unlock()
+	if time.Since(d.startedAt) > frozenAfter {
+		// The process stood still since its turn came, and another may lead.
+		return Outcome{Aborted: true}
+	}
 	out := sink.Attempt(p.attemptCtx, &Request{
 		URL: spec.url, Signer: spec.signer, EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: d.flight.Body, Attempt: d.attempts + 1,

@@ -186,6 +186,10 @@ func (k ticket) Done() {
 	k.x.rows[k.i] = true
 }
 
+func (s *stream) Finished() (Position, []byte) { return s.Position(), nil }
+
+func (s *stream) Unrecorded() int { return 0 }
+
 func (s *stream) Position() Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -283,7 +287,7 @@ RETURNING epoch, end_lsn::text, partial_lsn::text, partial_rows`, testSlot).Scan
 		defer l.errMu.Unlock()
 		l.errs = append(l.errs, err)
 	}
-	settled, err := LoadSettled(ctx, w.pool, testSlot)
+	settled, err := LoadSettled(ctx, w.pool, testSlot, false)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -27,6 +27,9 @@ type State struct {
 	// Backfill is the snapshot whose rows are still to be read from the table,
 	// empty when that is done.
 	Backfill string
+	// Marker is a snapshot all of whose rows are recorded, empty when none is known.
+	// What is read for Backfill is what it does not show.
+	Marker string
 }
 
 var (
@@ -37,12 +40,12 @@ var (
 	ErrNone = errors.New("no progress")
 )
 
-const columns = `slot, epoch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, '')`
+const columns = `slot, epoch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, '')`
 
 func scan(row pgx.Row) (State, error) {
 	var s State
 	var end, partial string
-	err := row.Scan(&s.Slot, &s.Epoch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill)
+	err := row.Scan(&s.Slot, &s.Epoch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return State{}, ErrNone
 	}
@@ -87,16 +90,89 @@ func TakeOver(ctx context.Context, db cdc.Queryer, slot string, id cdc.Identity)
 	return s, nil
 }
 
-// EndBackfill notes that all rows from before the slot are recorded.
-func EndBackfill(ctx context.Context, db cdc.Execer, slot string, epoch int64) error {
-	tag, err := db.Exec(ctx, "UPDATE relay.progress SET backfill = NULL WHERE slot = $1 AND epoch = $2", slot, epoch)
+// Rescue gives a slot that has been made anew its progress: the position where it
+// begins, and the snapshot up to which rows are read from the table. It begins a new
+// epoch, so no older leader writes any more. detail tells the operator why.
+func Rescue(ctx context.Context, tx pgx.Tx, s State, detail string) (incident int64, err error) {
+	tag, err := tx.Exec(ctx, `UPDATE relay.progress
+   SET system_id = $2, timeline = $3, end_lsn = $4::text::pg_lsn, partial_lsn = '0/0', partial_rows = 0,
+       backfill = $5::text::pg_snapshot, marker = nullif($6::text, '')::pg_snapshot, epoch = nextval('relay.epochs'), batch = 0, updated_at = now()
+ WHERE slot = $1 AND epoch = $7`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill, s.Marker, s.Epoch)
 	if err != nil {
-		return fmt.Errorf("end backfill: %w", err)
+		return 0, fmt.Errorf("note the new slot %s: %w", s.Slot, err)
 	}
 	if tag.RowsAffected() != 1 {
-		return fmt.Errorf("end backfill: epoch %d is over", epoch)
+		return 0, fmt.Errorf("note the new slot %s: epoch %d is over", s.Slot, s.Epoch)
+	}
+	return Incident(ctx, tx, s.Slot, "rescue", detail)
+}
+
+// Incident notes that something went wrong with a slot's stream.
+func Incident(ctx context.Context, db cdc.Queryer, slot, kind, detail string) (id int64, err error) {
+	err = db.QueryRow(ctx, "INSERT INTO relay.incidents (slot, kind, detail) VALUES ($1, $2, $3) RETURNING id", slot, kind, detail).Scan(&id)
+	if err != nil {
+		return 0, fmt.Errorf("note incident: %w", err)
+	}
+	return id, nil
+}
+
+// OpenIncident returns the rescue of a slot that is not at its end yet, 0 for none.
+func OpenIncident(ctx context.Context, db cdc.Queryer, slot string) (id int64, err error) {
+	err = db.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM relay.incidents WHERE slot = $1 AND kind = 'rescue' AND ended_at IS NULL", slot).Scan(&id)
+	if err != nil {
+		return 0, fmt.Errorf("load incident: %w", err)
+	}
+	return id, nil
+}
+
+// EndIncident notes how an incident was mended.
+func EndIncident(ctx context.Context, db cdc.Execer, id int64, read, sent int) error {
+	_, err := db.Exec(ctx, "UPDATE relay.incidents SET ended_at = now(), rows_read = $2, rows_sent = $3 WHERE id = $1 AND ended_at IS NULL", id, read, sent)
+	if err != nil {
+		return fmt.Errorf("end incident: %w", err)
 	}
 	return nil
+}
+
+// Mark notes that all rows that a snapshot shows are recorded, those among them that
+// had to be read from the table. leftOver are the
+// transactions that came before its marker, at lsn, and that it does not show.
+func Mark(ctx context.Context, db cdc.Execer, slot string, epoch int64, snapshot cdc.Snapshot, lsn cdc.LSN, leftOver []cdc.Tally) error {
+	_, err := db.Exec(ctx, "SELECT relay.mark($1, $2, $3::text::pg_snapshot, $4::text::pg_lsn, $5)", slot, epoch,
+		snapshot.String(), lsn.String(), cdc.AppendTallies(nil, leftOver))
+	if err != nil {
+		return fmt.Errorf("mark slot %s: %w", slot, err)
+	}
+	return nil
+}
+
+// Accounted reads which transactions are recorded and not trimmed by a marker yet,
+// each once.
+func Accounted(ctx context.Context, db Rows, slot string) ([]cdc.Tally, error) {
+	rows, err := db.Query(ctx, "SELECT entries FROM relay.accounted WHERE slot = $1", slot)
+	if err != nil {
+		return nil, fmt.Errorf("load accounted transactions: %w", err)
+	}
+	var list []cdc.Tally
+	known := make(map[cdc.Tally]bool)
+	var b []byte
+	if _, err := pgx.ForEachRow(rows, []any{&b}, func() error {
+		for _, t := range cdc.ParseTallies(b) {
+			if !known[t] {
+				known[t] = true
+				list = append(list, t)
+			}
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("load accounted transactions: %w", err)
+	}
+	return list, nil
+}
+
+// Rows runs a query that returns rows. A pgx connection, pool or transaction does.
+type Rows interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
 // Check compares progress with the server that is to be read. Starting from a

@@ -3,6 +3,7 @@ package progress
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const advance = "SELECT relay.advance('s', $1, $2, '0/100', '0/90', 4, NULL, '0/0', false)"
+	const advance = "SELECT relay.advance('s', $1, $2, '0/100', '0/90', 4, NULL, '0/0', false, NULL)"
 	if _, err := conn.Exec(ctx, advance, first.Epoch, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -89,14 +90,44 @@ func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
 	if _, err := conn.Exec(ctx, advance, second.Epoch, 1); err != nil {
 		t.Errorf("the new leader counts its batches from one: %v", err)
 	}
-	if err := EndBackfill(ctx, conn, "s", first.Epoch); err == nil {
-		t.Error("the older leader can still end the backfill")
+	shown := cdc.Snapshot{Xmin: 10, Xmax: 20, Running: []uint64{12}}
+	if err := Mark(ctx, conn, "s", first.Epoch, shown, 0x80, nil); !errors.As(err, &pg) || pg.Code != "RL001" {
+		t.Errorf("the older leader can still mark: %v", err)
 	}
-	if err := EndBackfill(ctx, conn, "s", second.Epoch); err != nil {
+	if err := Mark(ctx, conn, "s", second.Epoch, shown, 0x80, nil); err != nil {
 		t.Fatal(err)
 	}
-	if now, err := Load(ctx, conn, "s"); err != nil || now.Backfill != "" {
-		t.Errorf("backfill %q, %v; want it ended", now.Backfill, err)
+	if now, err := Load(ctx, conn, "s"); err != nil || now.Backfill != "" || now.Marker != shown.String() {
+		t.Errorf("%+v, %v; want the backfill ended and the marker %s", now, err, shown)
+	}
+}
+
+func TestMark_KeepsWhatItsSnapshotDoesNotShow(t *testing.T) {
+	ctx, conn := mustMigrate(t)
+	if err := Create(ctx, conn, State{Slot: "s", SystemID: "1", Timeline: 1, Backfill: "10:20:"}); err != nil {
+		t.Fatal(err)
+	}
+	leader, err := TakeOver(ctx, conn, "s", cdc.Identity{SystemID: "1", Timeline: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, late, after := cdc.Tally{XID: 11, Rows: 2, Sum: 5}, cdc.Tally{XID: 12, Rows: 1, Sum: 1 << 63}, cdc.Tally{XID: 13, Rows: 7, Sum: 9}
+	for i, step := range []struct {
+		end  string
+		done []cdc.Tally
+	}{{"0/100", []cdc.Tally{before, late}}, {"0/200", []cdc.Tally{after}}} {
+		if _, err := conn.Exec(ctx, "SELECT relay.advance('s', $1, $2, $3::text::pg_lsn, '0/0', 0, NULL, '0/0', false, $4)",
+			leader.Epoch, i+1, step.end, cdc.AppendTallies(nil, step.done)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Mark(ctx, conn, "s", leader.Epoch, cdc.Snapshot{Xmin: 12, Xmax: 13, Running: []uint64{12}}, 0x180, []cdc.Tally{late}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Accounted(ctx, conn, "s")
+	slices.SortFunc(got, func(a, b cdc.Tally) int { return int(a.XID) - int(b.XID) })
+	if err != nil || !slices.Equal(got, []cdc.Tally{late, after}) {
+		t.Errorf("%v, %v; want %v", got, err, []cdc.Tally{late, after})
 	}
 }
 

@@ -1,0 +1,171 @@
+package audit
+
+import (
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+)
+
+// maxIDs bounds the ids that a Journal keeps. Beyond, rows are only counted and
+// hashed, and a transaction of which some rows are missing is delivered whole.
+const maxIDs = 50_000
+
+// seen is what the stream has shown of one transaction.
+type seen struct {
+	cdc.Tally
+	ids []uuid.UUID // of its rows; fewer than Rows when they were not kept
+}
+
+// Journal keeps what the stream has shown since the last marker. Row, Commit and
+// Marker are called in stream order by one goroutine; the rest is safe for others.
+type Journal struct {
+	reader *RowReader
+
+	mu       sync.Mutex
+	baseline cdc.Snapshot
+	open     []seen // of the transaction that is coming in
+	done     []seen // of those that have, in stream order
+	kept     int    // ids in open and done
+	rows     int    // since the last marker came
+	blind    bool   // a row had no id or transaction id that can be read
+
+	expected string
+	came     chan struct{} // closed when the expected marker has come
+	upTo     int           // what came before it in done
+	lsn      cdc.LSN
+}
+
+// NewJournal returns a Journal that begins behind the marker of baseline, the zero
+// Snapshot for none, with the transactions that are recorded since.
+func NewJournal(columns Columns, baseline cdc.Snapshot, recorded []cdc.Tally) *Journal {
+	j := &Journal{reader: NewRowReader(columns)}
+	j.Reset(baseline)
+	for _, t := range recorded {
+		if !baseline.Visible(t.XID) {
+			j.done = append(j.done, seen{Tally: t})
+		}
+	}
+	return j
+}
+
+// Reset forgets everything and begins behind another baseline.
+func (j *Journal) Reset(baseline cdc.Snapshot) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.baseline, j.open, j.done, j.kept, j.rows, j.expected = baseline, nil, nil, 0, 0, ""
+}
+
+// Baseline is the snapshot behind which the Journal begins.
+func (j *Journal) Baseline() cdc.Snapshot {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.baseline
+}
+
+// Rows is how many rows have come since the last marker did.
+func (j *Journal) Rows() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.rows
+}
+
+// Blind tells whether rows came that cannot be audited: the table lacks a column
+// of transaction ids, or its ids are no UUIDs.
+func (j *Journal) Blind() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.blind
+}
+
+// Row notes a row of the open transaction.
+func (j *Journal) Row(row cdc.Row) {
+	id, xid, ok := j.reader.Read(row)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.rows++
+	if !ok {
+		j.blind = true
+		return
+	}
+	at := len(j.open) - 1
+	for at >= 0 && j.open[at].XID != xid {
+		at--
+	}
+	if at < 0 {
+		at = len(j.open)
+		j.open = append(j.open, seen{Tally: cdc.Tally{XID: xid}})
+	}
+	s := &j.open[at]
+	s.Rows++
+	s.Sum += cdc.Fingerprint(id)
+	if j.kept < maxIDs {
+		j.kept++
+		s.ids = append(s.ids, id)
+	}
+}
+
+// Commit ends the open transaction, whose commit begins at lsn, and returns what it
+// showed.
+func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.open) == 0 {
+		return nil
+	}
+	tallies := make([]cdc.Tally, len(j.open))
+	for i := range j.open {
+		j.open[i].Commit = lsn
+		tallies[i] = j.open[i].Tally
+	}
+	j.done = append(j.done, j.open...)
+	j.open = nil
+	return tallies
+}
+
+// Expect names the marker that is to come, and returns a channel that is closed
+// when it has. One that was expected before does not count any more.
+func (j *Journal) Expect(number string) <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.expected, j.came = number, make(chan struct{})
+	return j.came
+}
+
+// Marker notes that a marker came, in a transaction that commits at lsn.
+func (j *Journal) Marker(number string, lsn cdc.LSN) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if number == "" || number != j.expected {
+		return
+	}
+	j.expected, j.upTo, j.lsn, j.rows = "", len(j.done), lsn, 0
+	close(j.came)
+}
+
+// Cut takes what came before the last marker and is shown by its snapshot. What
+// came before and is not shown yet stays, and is returned as leftOver.
+func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn}
+	var rest []seen
+	for i, s := range j.done {
+		switch {
+		case j.baseline.Visible(s.XID):
+			// The writer has set a transaction id of its own.
+			j.kept -= len(s.ids)
+		case i < j.upTo && snapshot.Visible(s.XID):
+			j.kept -= len(s.ids)
+			w.seen = append(w.seen, s)
+		default:
+			if i < j.upTo {
+				leftOver = append(leftOver, s.Tally)
+			}
+			rest = append(rest, s)
+		}
+	}
+	j.done, j.baseline, j.upTo = rest, snapshot, 0
+	return w, leftOver
+}

@@ -1,0 +1,193 @@
+package audit
+
+import (
+	"encoding/binary"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+)
+
+var columns = Columns{ID: "id", XID: "xid"}
+
+var relation = &cdc.Relation{Columns: []cdc.Column{{Name: "xid"}, {Name: "tenant_id"}, {Name: "id"}}}
+
+func row(id uuid.UUID, xid uint64) cdc.Row {
+	text := func(s string) cdc.Value { return cdc.Value{Kind: cdc.KindText, Data: []byte(s)} }
+	return cdc.Row{Relation: relation, Values: []cdc.Value{text(strconv.FormatUint(xid, 10)), text("acme"), text(id.String())}}
+}
+
+func number(n int) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[8:], uint64(n)*0x9e3779b97f4a7c15) //nolint:gosec // test
+	binary.BigEndian.PutUint64(id[:8], uint64(n))                    //nolint:gosec // test
+	return id
+}
+
+// bring lets a transaction come through the stream.
+func bring(j *Journal, lsn cdc.LSN, xid uint64, ids ...uuid.UUID) []cdc.Tally {
+	for _, id := range ids {
+		j.Row(row(id, xid))
+	}
+	return j.Commit(lsn)
+}
+
+func xids(w Window) (list []uint64) {
+	for _, s := range w.seen {
+		list = append(list, s.XID)
+	}
+	return list
+}
+
+func TestJournal_CutsAtTheMarker(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 10, Xmax: 10}, nil)
+	bring(j, 100, 10, number(1), number(2))
+	bring(j, 110, 11, number(3)) // in the WAL, and not seen by the snapshot yet
+	came := j.Expect("m1")
+	j.Marker("forged", 120)
+	select {
+	case <-came:
+		t.Fatal("another marker was taken")
+	default:
+	}
+	j.Marker("m1", 130)
+	<-came
+	bring(j, 140, 12, number(4)) // behind the marker
+	w, left := j.Cut(cdc.Snapshot{Xmin: 11, Xmax: 12, Running: []uint64{11}})
+	if got := xids(w); !slices.Equal(got, []uint64{10}) || w.LSN != 130 || w.seen[0].Rows != 2 {
+		t.Errorf("window of %v at %s", got, w.LSN)
+	}
+	if len(left) != 1 || left[0].XID != 11 || left[0].Commit != 110 {
+		t.Errorf("left over: %v, want transaction 11 at 110", left)
+	}
+	j.Expect("m2")
+	j.Marker("m2", 150)
+	w, left = j.Cut(cdc.Snapshot{Xmin: 13, Xmax: 13})
+	if got := xids(w); !slices.Equal(got, []uint64{11, 12}) || len(left) != 0 {
+		t.Errorf("second window of %v, left over %v", got, left)
+	}
+}
+
+func TestJournal_GoesOnWithWhatIsOnRecord(t *testing.T) {
+	before := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
+	recorded := append(bring(before, 100, 4, number(1)), bring(before, 110, 7, number(2), number(3))...)
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, recorded)
+	bring(j, 120, 8, number(4))
+	j.Expect("m")
+	j.Marker("m", 130)
+	w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9})
+	if got := xids(w); !slices.Equal(got, []uint64{7, 8}) {
+		t.Errorf("window of %v, want 7, which is on record, and 8", got)
+	}
+}
+
+func TestJournal_TellsWhenRowsCannotBeAudited(t *testing.T) {
+	for name, r := range map[string]cdc.Row{
+		"no such column": {Relation: &cdc.Relation{Columns: []cdc.Column{{Name: "id"}}}, Values: []cdc.Value{{Kind: cdc.KindText, Data: []byte(number(1).String())}}},
+		"id is no uuid":  {Relation: relation, Values: []cdc.Value{{Data: []byte("7")}, {}, {Data: []byte("42")}}},
+		"null":           {Relation: relation, Values: []cdc.Value{{Kind: cdc.KindNull}, {}, {Data: []byte(number(1).String())}}},
+	} {
+		j := NewJournal(columns, cdc.Snapshot{}, nil)
+		j.Row(r)
+		if !j.Blind() {
+			t.Errorf("%s: taken for a row that can be audited", name)
+		}
+	}
+}
+
+func TestJournal_BoundsTheIdsItKeeps(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{}, nil)
+	const n = maxIDs + 10
+	for i := range n {
+		j.Row(row(number(i), 7))
+	}
+	tally := j.Commit(100)[0]
+	if tally.Rows != n || len(j.done[0].ids) != maxIDs {
+		t.Errorf("%d rows counted, %d ids kept", tally.Rows, len(j.done[0].ids))
+	}
+	j.Expect("m")
+	j.Marker("m", 110)
+	j.Cut(cdc.Snapshot{Xmin: 8, Xmax: 8})
+	if j.kept != 0 {
+		t.Errorf("%d ids are still counted", j.kept)
+	}
+}
+
+// Whatever comes in which order, each transaction is in exactly one window, and in the
+// first whose snapshot shows it.
+func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		j := NewJournal(columns, cdc.Snapshot{Xmin: 1, Xmax: 1}, nil)
+		var pending, running []uint64 // committed in the WAL and not visible; begun
+		next, lsn, ids := uint64(1), cdc.LSN(1), 0
+		committed := make(map[uint64]int)
+		windows := make(map[uint64]int)
+		last := cdc.Snapshot{Xmin: 1, Xmax: 1}
+		check := func(w Window) {
+			for _, s := range w.seen {
+				if windows[s.XID]++; windows[s.XID] > 1 {
+					t.Fatalf("transaction %d is in two windows", s.XID)
+				}
+				if !w.To.Visible(s.XID) || w.From.Visible(s.XID) {
+					t.Fatalf("transaction %d is in the wrong window", s.XID)
+				}
+				if int(s.Rows) != committed[s.XID] || len(s.ids) != committed[s.XID] {
+					t.Fatalf("transaction %d has %d rows, want %d", s.XID, s.Rows, committed[s.XID])
+				}
+			}
+		}
+		marker := func() {
+			name := strconv.Itoa(int(lsn))
+			j.Expect(name)
+			snap := cdc.Snapshot{Xmin: next, Xmax: next}
+			open := append(slices.Clone(running), pending...)
+			slices.Sort(open)
+			if len(open) > 0 {
+				snap.Xmin, snap.Running = open[0], open
+			}
+			lsn++
+			j.Marker(name, lsn)
+			w, _ := j.Cut(snap)
+			check(w)
+			last = snap
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"begin": func(*rapid.T) { running = append(running, next); next++ },
+			"commit": func(t *rapid.T) {
+				if len(running) == 0 {
+					t.Skip("nothing runs")
+				}
+				i := rapid.IntRange(0, len(running)-1).Draw(t, "which")
+				xid := running[i]
+				running = slices.Delete(running, i, i+1)
+				n := rapid.IntRange(1, 3).Draw(t, "rows")
+				var list []uuid.UUID
+				for range n {
+					ids++
+					list = append(list, number(ids))
+				}
+				committed[xid] = n
+				lsn++
+				bring(j, lsn, xid, list...)
+				pending = append(pending, xid)
+			},
+			"become visible": func(t *rapid.T) {
+				if len(pending) == 0 {
+					t.Skip("nothing waits")
+				}
+				pending = pending[1:]
+			},
+			"marker": func(*rapid.T) { marker() },
+		})
+		running, pending = nil, nil
+		marker()
+		for xid := range committed {
+			if windows[xid] != 1 {
+				t.Fatalf("transaction %d is in %d windows; last %s", xid, windows[xid], last)
+			}
+		}
+	})
+}

@@ -1,0 +1,222 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+)
+
+// Window is what the stream has shown of the transactions between two markers.
+type Window struct {
+	From, To cdc.Snapshot
+	LSN      cdc.LSN // commit of the transaction that carried the later marker
+	seen     []seen
+}
+
+// Result is what a comparison found.
+type Result struct {
+	Rows    int // rows of the window that stand in the table
+	Missing []Gap
+	// Vanished counts rows that the stream brought and the table has no more.
+	Vanished int
+}
+
+// Gap is a transaction of which rows stand in the table and did not come through
+// the stream.
+type Gap struct {
+	XID  uint64
+	Rows int // in the table
+	came map[uuid.UUID]struct{}
+}
+
+// Came tells whether a row of the transaction is known to have come through the
+// stream.
+func (g Gap) Came(id uuid.UUID) bool {
+	_, ok := g.came[id]
+	return ok
+}
+
+// Table is the outbox table, as the audit reads it.
+type Table struct {
+	Name    string // schema.table
+	Columns Columns
+}
+
+// Beginner begins a transaction. A pgx connection or pool does.
+type Beginner interface {
+	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
+}
+
+// BeginReading begins a transaction in which the rows of the table are read, each
+// once, also while rows are moved from one partition to another.
+//
+// A query of an ordinary transaction may look up the partitions before a move is
+// committed and take its snapshot after, and then sees the moved rows nowhere. Here the
+// snapshot comes first.
+func BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
+	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, "SELECT pg_current_snapshot()"); err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return tx, nil
+}
+
+// Between is a condition on rows of the table: their transactions are shown by to
+// and not by from. The first part of it is what the index can find.
+//
+// The snapshots are parameters $1 (to) and $2 (from, empty for none), both text.
+func (t Table) Between() string {
+	x := pgx.Identifier{t.Columns.XID}.Sanitize()
+	return `(` + x + `::text)::bigint < (pg_snapshot_xmax($1::text::pg_snapshot)::text)::bigint
+   AND ($2::text = '' OR (` + x + `::text)::bigint >= (pg_snapshot_xmin(nullif($2::text, '')::pg_snapshot)::text)::bigint)
+   AND pg_visible_in_snapshot(` + x + `, $1::text::pg_snapshot)
+   AND ($2::text = '' OR NOT pg_visible_in_snapshot(` + x + `, nullif($2::text, '')::pg_snapshot))`
+}
+
+// Among is Between for the transactions of a list alone, which is parameter $3, an
+// array of text.
+func (t Table) Among() string {
+	return t.Between() + " AND " + pgx.Identifier{t.Columns.XID}.Sanitize() + "::text = ANY ($3::text[])"
+}
+
+// halves adds up the halves of the ids, as cdc.FingerprintHalves wants them.
+const halves = `coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text,
+       coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text`
+
+// sums counts and hashes the rows of a window, by transaction or all together.
+func (t Table) sums(byTransaction bool) string {
+	key, group := "''", ""
+	if byTransaction {
+		key, group = "x", " GROUP BY x"
+	}
+	return `SELECT ` + key + `, count(*), ` + halves + `
+  FROM (SELECT ` + pgx.Identifier{t.Columns.XID}.Sanitize() + `::text AS x, replace(` + pgx.Identifier{t.Columns.ID}.Sanitize() + `::text, '-', '') AS h
+          FROM ` + pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() + ` WHERE ` + t.Between() + `) AS w` + group
+}
+
+// Compare compares what the stream has shown with the table.
+func (t Table) Compare(ctx context.Context, db Beginner, w Window) (Result, error) {
+	var total cdc.Tally
+	for _, s := range w.seen {
+		total.Rows += s.Rows
+		total.Sum += s.Sum
+	}
+	tx, err := BeginReading(ctx, db)
+	if err != nil {
+		return Result{}, fmt.Errorf("audit: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	// The window is small and has an index; a plan for all of the table would be a mistake of the statistics.
+	if _, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"); err != nil {
+		return Result{}, fmt.Errorf("audit: %w", err)
+	}
+	all, err := t.read(ctx, tx, false, w)
+	if err != nil {
+		return Result{}, err
+	}
+	found := all[0] // count() returns a row in any case
+	res := Result{Rows: int(found.Rows)}
+	if found.Rows == total.Rows && found.Sum == total.Sum {
+		return res, nil
+	}
+	each, err := t.read(ctx, tx, true, w)
+	if err != nil {
+		return Result{}, err
+	}
+	compare(&res, each, w.seen)
+	return res, nil
+}
+
+func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window) ([]cdc.Tally, error) {
+	rows, err := tx.Query(ctx, t.sums(byTransaction), w.To.String(), w.From.String())
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (cdc.Tally, error) {
+		var out cdc.Tally
+		var xid, upper, lower string
+		var n int64
+		if err := row.Scan(&xid, &n, &upper, &lower); err != nil {
+			return out, err
+		}
+		out.Rows = uint32(n) //nolint:gosec // as many as a table of a few seconds has
+		if xid != "" {
+			var err error
+			if out.XID, err = strconv.ParseUint(xid, 10, 64); err != nil {
+				return out, err
+			}
+		}
+		up, err := wrap(upper)
+		if err != nil {
+			return out, err
+		}
+		low, err := wrap(lower)
+		out.Sum = cdc.FingerprintHalves(up, low)
+		return out, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return list, nil
+}
+
+// wrap cuts a sum of any size to 64 bits, as an addition without carry does.
+func wrap(s string) (uint64, error) {
+	n, ok := new(big.Int).SetString(s, 10)
+	if !ok {
+		return 0, fmt.Errorf("read sum %q", s)
+	}
+	return new(big.Int).And(n, new(big.Int).SetUint64(^uint64(0))).Uint64(), nil
+}
+
+// compare finds the transactions that differ.
+func compare(res *Result, table []cdc.Tally, stream []seen) {
+	came := make(map[uint64]*seen, len(stream))
+	for i := range stream {
+		s := &stream[i]
+		if was := came[s.XID]; was != nil { // a transaction that carries another one's id
+			sum := *was
+			sum.Rows += s.Rows
+			sum.Sum += s.Sum
+			sum.ids = append(sum.ids[:len(sum.ids):len(sum.ids)], s.ids...)
+			came[s.XID] = &sum
+			continue
+		}
+		came[s.XID] = s
+	}
+	for _, t := range table {
+		s := came[t.XID]
+		delete(came, t.XID)
+		if s == nil {
+			res.Missing = append(res.Missing, Gap{XID: t.XID, Rows: int(t.Rows)})
+			continue
+		}
+		if s.Rows == t.Rows && s.Sum == t.Sum {
+			continue
+		}
+		g := Gap{XID: t.XID, Rows: int(t.Rows), came: make(map[uuid.UUID]struct{})}
+		if len(s.ids) == int(s.Rows) {
+			for _, id := range s.ids {
+				g.came[id] = struct{}{}
+			}
+		}
+		res.Missing = append(res.Missing, g)
+		if s.Rows > t.Rows {
+			res.Vanished += int(s.Rows - t.Rows)
+		}
+	}
+	for _, s := range came {
+		res.Vanished += int(s.Rows)
+	}
+}

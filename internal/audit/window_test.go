@@ -1,0 +1,231 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m, pgtest.NoLeaks(goleak.IgnoreCurrent())) }
+
+var events = Table{Name: "outbox.events", Columns: columns}
+
+// fixture is a migrated database and what a stream would have shown of it.
+type fixture struct {
+	t    *testing.T
+	url  string
+	conn *pgx.Conn
+	j    *Journal
+	lsn  cdc.LSN
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	url := pgtest.NewDatabase(t)
+	if _, err := migrate.Up(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, url: url, lsn: 100}
+	f.conn = f.connect()
+	f.j = NewJournal(columns, f.snapshot(), nil)
+	return f
+}
+
+func (f *fixture) connect() *pgx.Conn {
+	f.t.Helper()
+	conn, err := pgx.Connect(f.t.Context(), f.url)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func (f *fixture) snapshot() cdc.Snapshot {
+	f.t.Helper()
+	var s string
+	if err := f.conn.QueryRow(f.t.Context(), "SELECT pg_current_snapshot()::text").Scan(&s); err != nil {
+		f.t.Fatal(err)
+	}
+	snap, err := cdc.ParseSnapshot(s)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return snap
+}
+
+const insert = `INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
+SELECT 'acme', 'a', 'b', 'c', '{}' FROM generate_series(1, $1) RETURNING id, xid::text::bigint`
+
+// write commits a transaction of n rows, of which the stream shows all but the first
+// hidden ones.
+func (f *fixture) write(n, hidden int) (xid uint64, ids []uuid.UUID) {
+	f.t.Helper()
+	rows, err := f.conn.Query(f.t.Context(), insert, n)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var id uuid.UUID
+	var x int64
+	if _, err := pgx.ForEachRow(rows, []any{&id, &x}, func() error { ids = append(ids, id); return nil }); err != nil {
+		f.t.Fatal(err)
+	}
+	f.lsn += 10
+	bring(f.j, f.lsn, uint64(x), ids[hidden:]...) //nolint:gosec // positive
+	return uint64(x), ids                         //nolint:gosec // positive
+}
+
+func (f *fixture) compare() Result {
+	f.t.Helper()
+	f.j.Expect("m")
+	f.lsn += 10
+	f.j.Marker("m", f.lsn)
+	w, _ := f.j.Cut(f.snapshot())
+	res, err := events.Compare(f.t.Context(), f.conn, w)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return res
+}
+
+func TestCompare_NamesWhatDidNotCome(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write(3, 0)
+	f.write(100, 0)
+	if res := f.compare(); res.Rows != 103 || len(res.Missing) != 0 || res.Vanished != 0 {
+		t.Fatalf("%+v; want 103 rows in order", res)
+	}
+	f.write(5, 0)
+	whole, _ := f.write(4, 4)
+	part, ids := f.write(6, 2)
+	res := f.compare()
+	if res.Rows != 15 || len(res.Missing) != 2 {
+		t.Fatalf("%+v; want 15 rows and two gaps", res)
+	}
+	for _, g := range res.Missing {
+		var missing []uuid.UUID
+		for _, id := range ids {
+			if !g.Came(id) {
+				missing = append(missing, id)
+			}
+		}
+		switch {
+		case g.XID == whole && g.Rows == 4:
+		case g.XID == part && slices.Equal(missing, ids[:2]):
+		default:
+			t.Errorf("gap of transaction %d with %d rows, missing %v", g.XID, g.Rows, missing)
+		}
+	}
+	if res := f.compare(); res.Rows != 0 || len(res.Missing) != 0 {
+		t.Errorf("%+v; want an empty window", res)
+	}
+}
+
+func TestCompare_CountsWhatIsGone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write(2, 0)
+	_, ids := f.write(3, 0)
+	if _, err := f.conn.Exec(t.Context(), "DELETE FROM outbox.events WHERE id = $1", ids[1]); err != nil {
+		t.Fatal(err)
+	}
+	res := f.compare()
+	if res.Vanished != 1 || res.Rows != 4 {
+		t.Errorf("%+v; want one row gone", res)
+	}
+	for _, g := range res.Missing {
+		for _, id := range []uuid.UUID{ids[0], ids[2]} {
+			if !g.Came(id) {
+				t.Errorf("%s is taken for missing", id)
+			}
+		}
+	}
+}
+
+func TestCompare_LeavesOutWhatIsStillRunning(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	other := f.connect()
+	tx, err := other.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), insert, 7); err != nil {
+		t.Fatal(err)
+	}
+	f.write(2, 0)
+	if res := f.compare(); res.Rows != 2 || len(res.Missing) != 0 {
+		t.Errorf("%+v; want the two rows alone", res)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if res := f.compare(); res.Rows != 7 || len(res.Missing) != 1 {
+		t.Errorf("%+v; want the seven rows, which did not come", res)
+	}
+}
+
+// A row that is moved to another partition is seen once, whenever the move is
+// committed. An ordinary transaction may look up the partitions before and take its
+// snapshot after, and then sees it nowhere.
+func TestBeginReading_SeesRowsThatAreBeingMoved(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write(10, 0)
+	mover := f.connect()
+	move, err := mover.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"CREATE TABLE outbox.moved (LIKE outbox.events_default INCLUDING ALL)",
+		"LOCK TABLE outbox.events_default IN ACCESS EXCLUSIVE MODE",
+		"INSERT INTO outbox.moved SELECT * FROM outbox.events_default",
+		"DELETE FROM outbox.events_default",
+		fmt.Sprintf("ALTER TABLE outbox.events ATTACH PARTITION outbox.moved FOR VALUES FROM ('%s') TO ('%s')",
+			time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)),
+	} {
+		if _, err := move.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counted := make(chan int, 1)
+	reader := f.connect()
+	pid := reader.PgConn().PID()
+	go func() {
+		n := -1
+		defer func() { counted <- n }()
+		tx, err := BeginReading(context.Background(), reader)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := tx.QueryRow(context.Background(), "SELECT count(*) FROM outbox.events").Scan(&n); err != nil {
+			t.Error(err)
+		}
+		_ = tx.Rollback(context.Background())
+	}()
+	for waits := false; !waits; { // for the lock on the partition that is emptied
+		err := f.conn.QueryRow(t.Context(), "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'", pid).Scan(&waits)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := move.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-counted; n != 10 {
+		t.Errorf("%d rows seen, want 10", n)
+	}
+}

@@ -1,0 +1,254 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/audit"
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/progress"
+)
+
+const (
+	// idleMarkers is how much seldomer markers are emitted while the outbox is idle.
+	idleMarkers = 12
+	// markerPatience is how long a marker may take through the stream. One that was
+	// skipped, because somebody has moved the slot, never comes.
+	markerPatience = time.Minute
+	// namedRows is how many missing rows the log names.
+	namedRows = 20
+)
+
+// setUpAudit loads what is on record since the last marker. After the loss of a slot
+// it says what need not be read from the table.
+func (l *leader) setUpAudit(ctx context.Context, gap bool) error {
+	l.backfilling.Store(l.state.Backfill != "")
+	recorded, err := progress.Accounted(ctx, l.d.pool, l.state.Slot)
+	if err != nil {
+		return err
+	}
+	marker := cdc.Snapshot{}
+	if l.state.Marker != "" {
+		if marker, err = cdc.ParseSnapshot(l.state.Marker); err != nil {
+			return err
+		}
+	}
+	if l.rescue.incident, err = progress.OpenIncident(ctx, l.d.pool, l.state.Slot); err != nil {
+		return err
+	}
+	if l.state.Backfill == "" {
+		l.journal = audit.NewJournal(l.d.auditColumns(), marker, recorded)
+		return nil
+	}
+	l.journal = audit.NewJournal(l.d.auditColumns(), cdc.Snapshot{}, nil)
+	if gap {
+		l.rescue.reader = audit.NewRowReader(l.d.auditColumns())
+		l.rescue.accounted = make(map[uint64]bool, len(recorded))
+		for _, t := range recorded {
+			l.rescue.accounted[t.XID] = true
+		}
+	}
+	return nil
+}
+
+// audit emits markers and compares the table with what came before them through the
+// stream, until ctx ends.
+func (l *leader) audit(ctx context.Context) error {
+	l.auditedAt.Store(time.Now().UnixNano())
+	last := time.Now()
+	for {
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+		if l.backfilling.Load() || l.auditOff.Load() {
+			continue
+		}
+		if l.journal.Blind() {
+			l.auditOff.Store(true)
+			l.log.Warn("no audit and no rescue: the rows have no transaction id that can be read", "column", l.d.auditColumns().XID)
+			continue
+		}
+		every := l.d.cfg().CDC.MarkerInterval
+		quiet := l.journal.Rows() == 0 && !l.journal.Baseline().IsZero()
+		if since := time.Since(last); since < every || quiet && since < idleMarkers*every {
+			continue
+		}
+		if err := l.auditOnce(ctx); err != nil {
+			return err
+		}
+		last = time.Now()
+	}
+}
+
+// auditOnce sends one marker through the stream and proves what came before it.
+func (l *leader) auditOnce(ctx context.Context) error {
+	number := uuid.NewString()
+	came := l.journal.Expect(number)
+	var position, text string
+	err := l.d.pool.QueryRow(ctx, "SELECT pg_logical_emit_message(true, $1, $2)::text, pg_current_snapshot()::text",
+		markerPrefix, number).Scan(&position, &text)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.databaseError(fmt.Errorf("emit marker: %w", err))
+		}
+		return ctx.Err()
+	}
+	snapshot, err := cdc.ParseSnapshot(text)
+	if err != nil {
+		return err
+	}
+	patience := time.NewTimer(markerPatience)
+	defer patience.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-came:
+	case <-patience.C:
+		l.log.Warn("a marker did not come through the stream; the next one will tell what is missing", "emitted_at", position)
+		return nil
+	}
+	window, leftOver := l.journal.Cut(snapshot)
+	l.log.Debug("marker came", "lsn", window.LSN.String(), "from", window.From.String(), "to", window.To.String(), "left_over", len(leftOver))
+	for l.recordedEnd() <= window.LSN {
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	if !window.From.IsZero() { // else no marker is known yet, and this is the first
+		if err := l.compare(ctx, window); err != nil {
+			return err
+		}
+	}
+	err = l.persist(ctx, func() error {
+		return progress.Mark(ctx, l.d.pool, l.state.Slot, l.state.Epoch, snapshot, window.LSN, leftOver)
+	})
+	if err != nil {
+		return err
+	}
+	l.audited.Store(uint64(window.LSN))
+	l.auditedAt.Store(time.Now().UnixNano())
+	return nil
+}
+
+// compare compares a window with the table, and delivers what is missing.
+func (l *leader) compare(ctx context.Context, w audit.Window) error {
+	var res audit.Result
+	err := l.persist(ctx, func() (err error) {
+		res, err = l.d.auditTable().Compare(ctx, l.d.pool, w)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.d.auditMetrics.rows.Add(float64(res.Rows))
+	if res.Vanished > 0 {
+		l.d.auditMetrics.vanished.Add(float64(res.Vanished))
+		l.log.Warn("rows that came through the stream are gone from the table", "rows", res.Vanished)
+	}
+	if len(res.Missing) == 0 {
+		return nil
+	}
+	found := late{gaps: make(map[uint64]audit.Gap, len(res.Missing)), tallies: make(map[uint64]*cdc.Tally)}
+	for _, g := range res.Missing {
+		found.gaps[g.XID] = g
+	}
+	err = l.persist(ctx, func() error { return l.deliverLate(ctx, w, &found) })
+	if err != nil {
+		return err
+	}
+	if found.rows == 0 { // they were known to have come, and others of their transaction are gone
+		return nil
+	}
+	l.d.auditMetrics.missing.Add(float64(found.rows))
+	detail := fmt.Sprintf("%d committed rows did not come through the stream (of the slot or the publication somebody had changed something); "+
+		"they are delivered from the table", found.rows)
+	l.log.Error(detail, "rows", found.rows, "sent", found.sent, "ids", found.named)
+	return l.persist(ctx, func() error {
+		id, err := progress.Incident(ctx, l.d.pool, l.state.Slot, "audit", detail)
+		if err != nil {
+			return err
+		}
+		return progress.EndIncident(ctx, l.d.pool, id, found.rows, found.sent)
+	})
+}
+
+// late is what deliverLate has found so far.
+type late struct {
+	gaps    map[uint64]audit.Gap
+	tallies map[uint64]*cdc.Tally
+	rows    int
+	sent    int // of them, those that somebody wants
+	named   []string
+}
+
+// deliverLate parks rows of the table that did not come through the stream. They
+// stand in their lanes where the marker was that missed them. A second try goes on
+// behind the rows that the first has parked.
+func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) error {
+	conn, err := l.d.direct(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	mapper, err := newMapper(l.d.cfg())
+	if err != nil {
+		return err
+	}
+	in := &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder, metrics: l.d.metrics, log: l.log}
+	reader := audit.NewRowReader(l.d.auditColumns())
+	xids := make([]string, 0, len(found.gaps))
+	for xid := range found.gaps {
+		xids = append(xids, strconv.FormatUint(xid, 10))
+	}
+	where := l.d.auditTable().Among()
+	passed := 0
+	err = l.d.tableRows(ctx, conn, where, []any{w.To.String(), w.From.String(), xids}, func(row cdc.Row) error {
+		id, xid, ok := reader.Read(row)
+		if !ok || found.gaps[xid].Came(id) {
+			return nil
+		}
+		if passed++; passed <= found.rows {
+			return nil
+		}
+		wanted, err := in.admitLate(ctx, row, place{commit: uint64(w.LSN), index: firstBackfillIndex + found.rows})
+		if err != nil {
+			return err
+		}
+		found.add(w.LSN, id, xid, wanted)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read missing rows: %w", err)
+	}
+	list := make([]cdc.Tally, 0, len(found.tallies))
+	for _, t := range found.tallies {
+		list = append(list, *t)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.dispatcher.Account(cdc.AppendTallies(nil, list)):
+		return nil
+	}
+}
+
+func (f *late) add(at cdc.LSN, id uuid.UUID, xid uint64, wanted bool) {
+	t := f.tallies[xid]
+	if t == nil {
+		t = &cdc.Tally{Commit: at, XID: xid}
+		f.tallies[xid] = t
+	}
+	t.Rows++
+	t.Sum += cdc.Fingerprint(id)
+	f.rows++
+	if wanted {
+		f.sent++
+	}
+	if len(f.named) < namedRows {
+		f.named = append(f.named, id.String())
+	}
+}

@@ -1,0 +1,151 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/audit"
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/progress"
+)
+
+// rescueTask is what a leader that reads the rows of a gap has to know. Its fields
+// belong to the goroutine that takes rows in.
+type rescueTask struct {
+	incident  int64           // of relay.incidents, 0 for none
+	accounted map[uint64]bool // transactions that were recorded as a whole
+	reader    *audit.RowReader
+	read      int // rows that the gap's snapshots show
+}
+
+// mend does what is needed so that the stream can go on although fault says that it
+// has a hole, and returns where it begins. Unless recovery is automatic, somebody
+// has to have asked for it (`relay rescue`).
+func (d *Daemon) mend(ctx context.Context, conn *cdc.Conn, state progress.State, fault error) (progress.State, error) {
+	asked, err := d.rescueAsked(ctx, state.Slot)
+	if err != nil {
+		return state, err
+	}
+	if d.cfg().CDC.Recovery == config.RecoveryManual && !asked {
+		return state, fmt.Errorf("%w; cdc.recovery is manual: `relay rescue --dry-run` tells what would be read from the table, "+
+			"`relay rescue` begins it", fault)
+	}
+	if errors.Is(fault, cdc.ErrPublicationIncomplete) {
+		return d.repairPublication(ctx, state, fault)
+	}
+	return d.rescue(ctx, conn, state, fault)
+}
+
+// repairPublication makes the publication publish the outbox again. The stream goes on
+// from the same slot; what it did not show meanwhile, the next marker misses, and
+// the rows are delivered from the table.
+func (d *Daemon) repairPublication(ctx context.Context, state progress.State, fault error) (progress.State, error) {
+	if err := d.publication().Repair(ctx, d.pool); err != nil {
+		return state, errors.Join(fault, err)
+	}
+	d.log.Error("publication repaired; rows that were committed meanwhile are found by the audit and delivered from the table",
+		"publication", d.cfg().CDC.Publication, "because", fault.Error())
+	id, err := progress.Incident(ctx, d.pool, state.Slot, "publication", fault.Error())
+	if err != nil {
+		return state, err
+	}
+	if err := progress.EndIncident(ctx, d.pool, id, 0, 0); err != nil {
+		return state, err
+	}
+	return state, d.dismissRescue(ctx, d.pool, state.Slot)
+}
+
+// rescue makes a new slot with an exported snapshot. Rows that this snapshot shows, and
+// that neither the last marker nor the record of what was settled since then show to
+// be recorded, are read from the table; the stream goes on behind them.
+func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State, fault error) (progress.State, error) {
+	d.states.set(cdc.StateRescuing, fault.Error())
+	unlock, err := d.lockStart(ctx, seen.Slot)
+	if err != nil {
+		return seen, err
+	}
+	defer unlock()
+	state, err := progress.Load(ctx, d.pool, seen.Slot)
+	if err != nil || state.Epoch != seen.Epoch {
+		return state, err // another instance has done it
+	}
+	made, snapshot, err := d.makeSlot(ctx, conn)
+	if err != nil {
+		return state, err
+	}
+	if state.SystemID != conn.Identity().SystemID {
+		if state.Marker, err = d.markerHere(ctx, state.Marker); err != nil {
+			return state, err
+		}
+	}
+	state.SystemID, state.Timeline = conn.Identity().SystemID, conn.Identity().Timeline
+	state.Position = cdc.Position{End: made.ConsistentPoint}
+	state.Backfill = snapshot
+	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		if _, err := progress.Rescue(ctx, tx, state, fault.Error()); err != nil {
+			return err
+		}
+		return d.dismissRescue(ctx, tx, state.Slot)
+	})
+	if err != nil {
+		return state, err
+	}
+	d.hole.Store(nil)
+	d.log.Error("slot made anew; rows that the stream has missed are read from the table", "slot", state.Slot,
+		"at", made.ConsistentPoint.String(), "because", fault.Error(), "shown_by_marker", state.Marker)
+	return progress.Load(ctx, d.pool, state.Slot)
+}
+
+// markerHere returns a marker of another server when it means something on this one,
+// else none. pg_upgrade carries transaction ids over; a dump does not, and then the
+// ids of the new cluster begin far below.
+func (d *Daemon) markerHere(ctx context.Context, marker string) (string, error) {
+	if marker == "" {
+		return "", nil
+	}
+	var holds bool
+	err := d.pool.QueryRow(ctx, "SELECT pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($1::text::pg_snapshot)", marker).Scan(&holds)
+	if err != nil {
+		return "", fmt.Errorf("compare marker: %w", err)
+	}
+	if !holds {
+		return "", nil
+	}
+	return marker, nil
+}
+
+// rescueAsked tells whether an operator has asked for a rescue.
+func (d *Daemon) rescueAsked(ctx context.Context, slot string) (bool, error) {
+	var asked bool
+	err := d.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM relay.requests WHERE kind = $1 AND target = $2)",
+		deliver.RequestRescue, slot).Scan(&asked)
+	if err != nil {
+		return false, fmt.Errorf("look for a request to rescue: %w", err)
+	}
+	return asked, nil
+}
+
+func (d *Daemon) dismissRescue(ctx context.Context, db cdc.Execer, slot string) error {
+	if _, err := db.Exec(ctx, "DELETE FROM relay.requests WHERE kind = $1 AND target = $2", deliver.RequestRescue, slot); err != nil {
+		return fmt.Errorf("end the request to rescue: %w", err)
+	}
+	return nil
+}
+
+// endRescue notes how a rescue ended.
+func (l *leader) endRescue(ctx context.Context, sent int) error {
+	if l.rescue.incident == 0 {
+		return nil
+	}
+	l.d.auditMetrics.rescued.Add(float64(sent))
+	l.log.Info("rescue ended", "rows_read", l.rescue.read, "rows_taken", sent, "took", time.Since(l.began).Round(time.Millisecond).String())
+	return l.persist(ctx, func() error {
+		return progress.EndIncident(ctx, l.d.pool, l.rescue.incident, l.rescue.read, sent)
+	})
+}
