@@ -156,7 +156,7 @@ func newEmptyStage(t *testing.T) *stage {
 	t.Cleanup(func() { _ = s.conn.Close(context.Background()) })
 	s.set = []string{"--database-url", s.url, "--set", "cdc.slot=c_" + s.conn.Config().Database, "--set", "egress.allow=127.0.0.0/8",
 		"--set", "egress.require_https=false", "--set", "deliver.timeout=3s", "--set", "deliver.connect_timeout=1s",
-		"--set", "deliver.handover_after=200ms", "--set", "deliver.record.interval=50ms", "--set", "deliver.retry.jitter=0"}
+		"--set", "deliver.handover_after=200ms", "--set", "deliver.record.interval=50ms", "--set", "deliver.retry.jitter=0", "--set", "cdc.marker_interval=100ms"}
 	return s
 }
 

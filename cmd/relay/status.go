@@ -22,6 +22,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/progress"
 )
 
 // statusPatience bounds what one look at the database may take.
@@ -35,6 +36,8 @@ type report struct {
 	Slot        slotReport            `json:"slot"`
 	Parked      []deliver.TenantCount `json:"parked"` // of the ten tenants with most
 	Quarantined int                   `json:"quarantined"`
+	ProvedAt    *time.Time            `json:"proved_at"` // when the last marker was found in order; null: never
+	Incidents   []progress.Incident  `json:"incidents"` // the latest three
 }
 
 type slotReport struct {
@@ -119,7 +122,7 @@ func watchStatus(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool, outpu
 }
 
 func readReport(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) *report {
-	r := &report{Parked: []deliver.TenantCount{}, Slot: slotReport{Name: cfg.CDC.Slot}}
+	r := &report{Parked: []deliver.TenantCount{}, Incidents: []progress.Incident{}, Slot: slotReport{Name: cfg.CDC.Slot}}
 	var err error
 	if r.Daemon, err = askDaemon(ctx, cfg); err != nil {
 		r.Unreachable = err.Error()
@@ -146,7 +149,14 @@ func (r *report) readDatabase(ctx context.Context, db *pgxpool.Pool) error {
 		return err
 	}
 	r.Parked = append(r.Parked, parked...)
-	r.Quarantined, err = (outbox.Quarantine{DB: db}).Count(ctx)
+	if r.Quarantined, err = (outbox.Quarantine{DB: db}).Count(ctx); err != nil {
+		return err
+	}
+	if r.ProvedAt, err = progress.ProvedAt(ctx, db, r.Slot.Name); err != nil {
+		return err
+	}
+	incidents, err := progress.Incidents(ctx, db, r.Slot.Name, 3)
+	r.Incidents = append(r.Incidents, incidents...)
 	return err
 }
 
@@ -210,10 +220,19 @@ func (r *report) print(w io.Writer) error {
 		}
 	}
 	pairs = append(pairs, [2]string{"slot " + r.Slot.Name, slot})
+	pairs = append(pairs, [2]string{"proved up to", stamp(r.ProvedAt)})
 	for _, t := range r.Parked {
 		pairs = append(pairs, [2]string{"parked " + printable(t.TenantID), strconv.Itoa(t.Count)})
 	}
-	return text(w, append(pairs, [2]string{"quarantined", strconv.Itoa(r.Quarantined)})...)
+	pairs = append(pairs, [2]string{"quarantined", strconv.Itoa(r.Quarantined)})
+	for _, i := range r.Incidents {
+		end := "still going on"
+		if i.EndedAt != nil {
+			end = fmt.Sprintf("ended with %d rows", i.RowsSent)
+		}
+		pairs = append(pairs, [2]string{"incident", fmt.Sprintf("%s %s: %s; %s", stamp(&i.BeganAt), i.Kind, printable(i.Detail), end)})
+	}
+	return text(w, pairs...)
 }
 
 func (r *report) verdict() error {

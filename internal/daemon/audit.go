@@ -168,7 +168,7 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 		"they are delivered from the table", found.rows)
 	l.log.Error(detail, "rows", found.rows, "sent", found.sent, "ids", found.named)
 	return l.persist(ctx, func() error {
-		id, err := progress.Incident(ctx, l.d.pool, l.state.Slot, "audit", detail)
+		id, err := progress.NoteIncident(ctx, l.d.pool, l.state.Slot, "audit", detail)
 		if err != nil {
 			return err
 		}

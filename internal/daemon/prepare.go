@@ -18,9 +18,11 @@ import (
 // does not, or cannot be read any more: the stream has a hole.
 var ErrSlotGap = errors.New("the slot is gone")
 
-func (d *Daemon) publication() cdc.Publication {
-	schema, table, _ := strings.Cut(d.cfg().Outbox.Table, ".")
-	return cdc.Publication{Name: d.cfg().CDC.Publication, Schema: schema, Table: table}
+func (d *Daemon) publication() cdc.Publication { return publication(d.cfg()) }
+
+func publication(c *Settings) cdc.Publication {
+	schema, table, _ := strings.Cut(c.Outbox.Table, ".")
+	return cdc.Publication{Name: c.CDC.Publication, Schema: schema, Table: table}
 }
 
 // prepare makes sure of everything that the stream needs, and returns where it
@@ -50,12 +52,12 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 		}
 		return d.rescue(ctx, conn, state, err)
 	}
-	fault := d.findHole(ctx, id, slot, state)
+	fault := d.findHole(ctx, id, state)
 	if errors.Is(fault, cdc.ErrPublicationIncomplete) {
 		if state, err = d.mend(ctx, conn, state, fault); err != nil {
 			return state, err
 		}
-		fault = d.findHole(ctx, id, slot, state)
+		fault = d.findHole(ctx, id, state)
 	}
 	switch {
 	case fault == nil:
@@ -69,26 +71,33 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 
 // findHole looks for signs that the stream does not show everything that was
 // committed since the recorded position.
-func (d *Daemon) findHole(ctx context.Context, id cdc.Identity, slot string, state progress.State) error {
-	if err := d.publication().Check(ctx, d.pool); err != nil {
+func (d *Daemon) findHole(ctx context.Context, id cdc.Identity, state progress.State) error {
+	if err := findHole(ctx, d.pool, d.cfg(), id.Database, state); err != nil {
 		return err
 	}
-	found, err := cdc.InspectSlot(ctx, d.pool, slot)
+	// A publication that is there again does not help a stream that fails where it was not.
+	if hole := d.hole.Load(); hole != nil {
+		return *hole
+	}
+	return nil
+}
+
+func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string, state progress.State) error {
+	if err := publication(c).Check(ctx, db); err != nil {
+		return err
+	}
+	found, err := cdc.InspectSlot(ctx, db, state.Slot)
 	if err != nil {
 		return err
 	}
 	switch {
 	case !found.Exists:
-		return fmt.Errorf("%w: slot %s does not exist, and progress stands at %s", ErrSlotGap, slot, state.Position.End)
-	case found.Plugin != "pgoutput" || found.Database != id.Database:
+		return fmt.Errorf("%w: slot %s does not exist, and progress stands at %s", ErrSlotGap, state.Slot, state.Position.End)
+	case found.Plugin != "pgoutput" || found.Database != database:
 		return fmt.Errorf("%w: slot %s uses plugin %s on database %s; set cdc.slot to another name, or drop that slot",
-			errForeignSlot, slot, found.Plugin, found.Database)
+			errForeignSlot, state.Slot, found.Plugin, found.Database)
 	case found.Invalidated:
-		return fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs", ErrSlotLost, slot, found.WALStatus)
-	}
-	// A publication that is there again does not help a stream that fails where it was not.
-	if hole := d.hole.Load(); hole != nil {
-		return *hole
+		return fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs", ErrSlotLost, state.Slot, found.WALStatus)
 	}
 	return nil
 }

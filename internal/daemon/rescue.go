@@ -51,7 +51,7 @@ func (d *Daemon) repairPublication(ctx context.Context, state progress.State, fa
 	}
 	d.log.Error("publication repaired; rows that were committed meanwhile are found by the audit and delivered from the table",
 		"publication", d.cfg().CDC.Publication, "because", fault.Error())
-	id, err := progress.Incident(ctx, d.pool, state.Slot, "publication", fault.Error())
+	id, err := progress.NoteIncident(ctx, d.pool, state.Slot, "publication", fault.Error())
 	if err != nil {
 		return state, err
 	}

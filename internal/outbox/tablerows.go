@@ -18,6 +18,7 @@ SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3`
 type TableQuery struct {
 	Table   string // schema.table
 	Columns Columns
+	Join    string // further tables in SQL, joined to e, which is the outbox; may be empty
 	Where   string // a condition in SQL, with $1... for Args
 	Args    []any
 	// Beside is a further expression, whose text comes beside each row; empty for none.
@@ -37,15 +38,15 @@ func ReadRows(ctx context.Context, tx pgx.Tx, q TableQuery, take func(row cdc.Ro
 		return fmt.Errorf("read rows of %s: %w", q.Table, err)
 	}
 	schema, name, _ := strings.Cut(q.Table, ".")
-	id, order := pgx.Identifier{q.Columns.ID}.Sanitize(), "tableoid, ctid"
+	id, order := pgx.Identifier{"e", q.Columns.ID}.Sanitize(), "e.tableoid, e.ctid"
 	if q.Columns.XID != "" {
-		order = pgx.Identifier{q.Columns.XID}.Sanitize() + ", " + order
+		order = pgx.Identifier{"e", q.Columns.XID}.Sanitize() + ", " + order
 	}
 	beside := q.Beside
 	if beside == "" {
 		beside = "NULL"
 	}
-	rows, err := tx.Query(ctx, "SELECT "+beside+", e.* FROM "+pgx.Identifier{schema, name}.Sanitize()+" AS e WHERE "+q.Where+
+	rows, err := tx.Query(ctx, "SELECT "+beside+", e.* FROM "+pgx.Identifier{schema, name}.Sanitize()+" AS e "+q.Join+" WHERE "+q.Where+
 		" ORDER BY CASE WHEN substr("+id+"::text, 15, 1) = '7' THEN substr("+id+"::text, 1, 18) END COLLATE \"C\", "+order,
 		append([]any{pgx.QueryExecModeSimpleProtocol}, q.Args...)...)
 	if err != nil {

@@ -104,34 +104,7 @@ func Rescue(ctx context.Context, tx pgx.Tx, s State, detail string) (incident in
 	if tag.RowsAffected() != 1 {
 		return 0, fmt.Errorf("note the new slot %s: epoch %d is over", s.Slot, s.Epoch)
 	}
-	return Incident(ctx, tx, s.Slot, "rescue", detail)
-}
-
-// Incident notes that something went wrong with a slot's stream.
-func Incident(ctx context.Context, db cdc.Queryer, slot, kind, detail string) (id int64, err error) {
-	err = db.QueryRow(ctx, "INSERT INTO relay.incidents (slot, kind, detail) VALUES ($1, $2, $3) RETURNING id", slot, kind, detail).Scan(&id)
-	if err != nil {
-		return 0, fmt.Errorf("note incident: %w", err)
-	}
-	return id, nil
-}
-
-// OpenIncident returns the rescue of a slot that is not at its end yet, 0 for none.
-func OpenIncident(ctx context.Context, db cdc.Queryer, slot string) (id int64, err error) {
-	err = db.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM relay.incidents WHERE slot = $1 AND kind = 'rescue' AND ended_at IS NULL", slot).Scan(&id)
-	if err != nil {
-		return 0, fmt.Errorf("load incident: %w", err)
-	}
-	return id, nil
-}
-
-// EndIncident notes how an incident was mended.
-func EndIncident(ctx context.Context, db cdc.Execer, id int64, read, sent int) error {
-	_, err := db.Exec(ctx, "UPDATE relay.incidents SET ended_at = now(), rows_read = $2, rows_sent = $3 WHERE id = $1 AND ended_at IS NULL", id, read, sent)
-	if err != nil {
-		return fmt.Errorf("end incident: %w", err)
-	}
-	return nil
+	return NoteIncident(ctx, tx, s.Slot, "rescue", detail)
 }
 
 // Mark notes that all rows that a snapshot shows are recorded, those among them that
@@ -181,16 +154,14 @@ func (s State) Check(id cdc.Identity) error {
 	switch {
 	case s.SystemID != id.SystemID:
 		return fmt.Errorf("%w: progress of slot %s was written on system %s, this server is system %s; "+
-			"connect to the right server, or, if this database was restored into a new cluster on purpose, "+
-			"delete the row from relay.progress and drop the slot: every retained row is then sent again",
+			"connect to the right server, or, if this is the server now (restored elsewhere, or upgraded), call `relay rescue`",
 			ErrWrongServer, s.Slot, s.SystemID, id.SystemID)
 	case id.Timeline < s.Timeline:
 		return fmt.Errorf("%w: progress of slot %s was written on timeline %d, this server is on timeline %d: "+
 			"an old primary has come back; connect to the new one", ErrWrongServer, s.Slot, s.Timeline, id.Timeline)
 	case id.Timeline == s.Timeline && s.Position.End > id.XLogPos:
 		return fmt.Errorf("%w: progress of slot %s stands at %s, this server's WAL ends at %s: "+
-			"it was restored from a backup; delete the row from relay.progress and drop the slot: "+
-			"every retained row is then sent again", ErrWrongServer, s.Slot, s.Position.End, id.XLogPos)
+			"this is not what the progress was written on; `relay rescue` makes it the relay's server", ErrWrongServer, s.Slot, s.Position.End, id.XLogPos)
 	}
 	return nil
 }
