@@ -67,10 +67,21 @@ func (k *stateKeeper) set(s cdc.State, detail string) {
 	if s != cdc.StateStarting && s != cdc.StateStreaming && s != cdc.StateStandby && s != cdc.StateDraining {
 		level = slog.LevelWarn
 	}
-	if same {
+	if same && !waitsForSomebody(s) {
 		level = slog.LevelDebug // the state was told; its detail changes with each try
 	}
 	k.log.Log(context.Background(), level, "state changed", "state", string(s), "detail", detail)
+}
+
+// waitsForSomebody tells whether a state may last until a person does something. Its
+// detail is the same at each try then, and says what.
+func waitsForSomebody(s cdc.State) bool {
+	switch s {
+	case cdc.StateSlotMissing, cdc.StateSlotLost, cdc.StatePublicationMissing, cdc.StatePublicationIncomplete,
+		cdc.StateWrongServer, cdc.StateMisconfigured:
+		return true
+	}
+	return false
 }
 
 func (k *stateKeeper) get() (cdc.State, string, time.Time) {
