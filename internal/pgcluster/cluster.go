@@ -118,24 +118,29 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err := c.create(ctx, base); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	if err := c.startOnFreePort(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// startOnFreePort is the first start: it tries other ports while others take those that it has chosen.
+func (c *Cluster) startOnFreePort(ctx context.Context) error {
 	const tries = 10
 	for try := 1; ; try++ {
-		err = c.choosePort()
+		err := c.choosePort()
 		if err == nil {
 			err = c.Start(ctx)
 		}
-		if err == nil {
-			return c, nil
-		}
-		if !errors.Is(err, errPortTaken) || try == tries {
-			return nil, errors.Join(err, c.Close())
+		if err == nil || !errors.Is(err, errPortTaken) || try == tries {
+			return err
 		}
 		c.options.port = 0
 	}
 }
 
-// create makes the directory and runs initdb in it.
-func (c *Cluster) create(ctx context.Context, base string) error {
+// makeDir makes the cluster's directory under base and marks it as in use.
+func (c *Cluster) makeDir(base string) error {
 	dir, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
 	if err != nil {
 		return fmt.Errorf("make cluster directory: %w", err)
@@ -144,10 +149,24 @@ func (c *Cluster) create(ctx context.Context, base string) error {
 	if c.lock, err = lockOwner(dir); err != nil {
 		return err
 	}
-	if c.account.credential != nil {
-		if err := os.Chown(dir, c.account.uid, c.account.gid); err != nil {
-			return fmt.Errorf("give %s to uid %d: %w", dir, c.account.uid, err)
-		}
+	return c.give(dir)
+}
+
+// give makes a path belong to the server's user.
+func (c *Cluster) give(path string) error {
+	if c.account.credential == nil {
+		return nil
+	}
+	if err := os.Lchown(path, c.account.uid, c.account.gid); err != nil {
+		return fmt.Errorf("give %s to uid %d: %w", path, c.account.uid, err)
+	}
+	return nil
+}
+
+// create makes the directory and runs initdb in it.
+func (c *Cluster) create(ctx context.Context, base string) error {
+	if err := c.makeDir(base); err != nil {
+		return err
 	}
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(c.binDir, "initdb"), "-D", c.DataDir(), "-U", "postgres",
