@@ -118,13 +118,14 @@ func (l *leader) auditOnce(ctx context.Context) error {
 			return err
 		}
 	}
+	batch := l.recorder.Written()
 	if !window.From.IsZero() { // else no marker is known yet, and this is the first
 		if err := l.compare(ctx, window); err != nil {
 			return err
 		}
 	}
 	err = l.persist(ctx, func() error {
-		return progress.Mark(ctx, l.d.pool, l.state.Slot, l.state.Epoch, snapshot, window.LSN, leftOver)
+		return progress.Mark(ctx, l.d.pool, l.state, batch, snapshot, window.LSN, leftOver)
 	})
 	if err != nil {
 		return err

@@ -181,7 +181,7 @@ func (l *leader) endBackfill(ctx context.Context, sent int) error {
 		return err
 	}
 	if err := l.persist(ctx, func() error {
-		return progress.Mark(ctx, l.d.pool, l.state.Slot, l.state.Epoch, shown, l.state.Position.End, nil)
+		return progress.Mark(ctx, l.d.pool, l.state, l.recorder.Written(), shown, l.state.Position.End, nil)
 	}); err != nil {
 		return err
 	}

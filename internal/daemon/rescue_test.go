@@ -80,20 +80,28 @@ func (r *rig) audited(d *running) {
 	})
 }
 
+// orderNumbers counts the arrivals of each order number.
+func (r *receiver) orderNumbers(t *testing.T) map[int]int {
+	t.Helper()
+	seen := make(map[int]int)
+	for _, a := range r.arrivals() {
+		i := strings.Index(a.Body, `"order_number" : "`)
+		var number int
+		if _, err := fmt.Sscanf(a.Body[i:], `"order_number" : "%d"`, &number); err != nil {
+			t.Fatalf("%s: %v", a.Body, err)
+		}
+		seen[number]++
+	}
+	return seen
+}
+
 // mustHaveEach fails unless each order number below n has arrived, in the order of
 // its key, and reports how many came more than once.
 func (r *rig) mustHaveEach(rec *receiver, n int) (repeats int) {
 	r.t.Helper()
-	seen := make(map[int]int)
-	for _, a := range rec.arrivals() {
-		i := strings.Index(a.Body, `"order_number" : "`)
-		var number int
-		if _, err := fmt.Sscanf(a.Body[i:], `"order_number" : "%d"`, &number); err != nil {
-			r.t.Fatalf("%s: %v", a.Body, err)
-		}
-		if seen[number]++; seen[number] > 1 {
-			repeats++
-		}
+	seen := rec.orderNumbers(r.t)
+	for _, times := range seen {
+		repeats += times - 1
 	}
 	for i := range n {
 		if seen[i] == 0 {

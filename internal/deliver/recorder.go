@@ -98,6 +98,7 @@ type Recorder struct {
 	first time.Time     // when the oldest op came
 	room  chan struct{} // closed and replaced when ops fall below the mark
 	busy  bool          // a batch is being written
+	last  int64         // number of the last batch that is committed
 	keep  bool          // relay.settled is not trimmed
 
 	wake chan struct{}
@@ -271,6 +272,13 @@ func (r *Recorder) pending() bool {
 	return len(r.ops) > 0
 }
 
+// Written is the number of the last batch of this epoch that is committed.
+func (r *Recorder) Written() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
 // KeepSettled tells whether relay.settled is left alone, because rows are being
 // read from the table that it tells of.
 func (r *Recorder) KeepSettled(keep bool) {
@@ -381,6 +389,9 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 		}
 	}
 	now := time.Now()
+	r.mu.Lock()
+	r.last = r.number
+	r.mu.Unlock()
 	r.written, r.writtenAt = a.pos, now
 	if trim {
 		r.untrimmed, r.trimmedAt = false, now

@@ -108,13 +108,14 @@ func Rescue(ctx context.Context, tx pgx.Tx, s State, detail string) (incident in
 }
 
 // Mark notes that all rows that a snapshot shows are recorded, those among them that
-// had to be read from the table. leftOver are the
-// transactions that came before its marker, at lsn, and that it does not show.
-func Mark(ctx context.Context, db cdc.Execer, slot string, epoch int64, snapshot cdc.Snapshot, lsn cdc.LSN, leftOver []cdc.Tally) error {
-	_, err := db.Exec(ctx, "SELECT relay.mark($1, $2, $3::text::pg_snapshot, $4::text::pg_lsn, $5)", slot, epoch,
+// had to be read from the table. leftOver are the transactions that came before its
+// marker, at lsn, and that it does not show. batch is one that the leader of epoch has
+// written before: it proves that this is the database that it was written to.
+func Mark(ctx context.Context, db cdc.Execer, s State, batch int64, snapshot cdc.Snapshot, lsn cdc.LSN, leftOver []cdc.Tally) error {
+	_, err := db.Exec(ctx, "SELECT relay.mark($1, $2, $3, $4::text::pg_snapshot, $5::text::pg_lsn, $6)", s.Slot, s.Epoch, batch,
 		snapshot.String(), lsn.String(), cdc.AppendTallies(nil, leftOver))
 	if err != nil {
-		return fmt.Errorf("mark slot %s: %w", slot, err)
+		return fmt.Errorf("mark slot %s: %w", s.Slot, err)
 	}
 	return nil
 }

@@ -91,11 +91,23 @@ func TestTakeOver_EndsTheOlderLeadersRightToWrite(t *testing.T) {
 		t.Errorf("the new leader counts its batches from one: %v", err)
 	}
 	shown := cdc.Snapshot{Xmin: 10, Xmax: 20, Running: []uint64{12}}
-	if err := Mark(ctx, conn, "s", first.Epoch, shown, 0x80, nil); !errors.As(err, &pg) || pg.Code != "RL001" {
+	if err := Mark(ctx, conn, first, 0, shown, 0x80, nil); !errors.As(err, &pg) || pg.Code != "RL001" {
 		t.Errorf("the older leader can still mark: %v", err)
 	}
-	if err := Mark(ctx, conn, "s", second.Epoch, shown, 0x80, nil); err != nil {
+	if err := Mark(ctx, conn, second, 2, shown, 0x80, nil); !errors.As(err, &pg) || pg.Code != "RL001" || !strings.Contains(err.Error(), "knows batch 1") {
+		t.Errorf("a database that lacks the leader's last batch takes its marker: %v", err)
+	}
+	if _, err := conn.Exec(ctx, advance, second.Epoch, 3); !errors.As(err, &pg) || pg.Code != "RL001" || !strings.Contains(err.Error(), "knows batch 1") {
+		t.Errorf("a database that lacks the leader's last batch takes the next one: %v", err)
+	}
+	if err := Mark(ctx, conn, second, 1, shown, 0x80, nil); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, "UPDATE relay.progress SET timeline = 7"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, advance, second.Epoch, 2); !errors.As(err, &pg) || pg.Code != "RL001" || !strings.Contains(err.Error(), "timeline") {
+		t.Errorf("a server of another timeline takes a batch: %v", err)
 	}
 	if now, err := Load(ctx, conn, "s"); err != nil || now.Backfill != "" || now.Marker != shown.String() {
 		t.Errorf("%+v, %v; want the backfill ended and the marker %s", now, err, shown)
@@ -121,7 +133,7 @@ func TestMark_KeepsWhatItsSnapshotDoesNotShow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Mark(ctx, conn, "s", leader.Epoch, cdc.Snapshot{Xmin: 12, Xmax: 13, Running: []uint64{12}}, 0x180, []cdc.Tally{late}); err != nil {
+	if err := Mark(ctx, conn, leader, 2, cdc.Snapshot{Xmin: 12, Xmax: 13, Running: []uint64{12}}, 0x180, []cdc.Tally{late}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := Accounted(ctx, conn, "s")

@@ -43,9 +43,36 @@ ALTER TABLE relay.requests
 
 DROP FUNCTION relay.advance(text, bigint, bigint, pg_lsn, pg_lsn, integer, bytea, pg_lsn, boolean);
 
--- Moves progress on and keeps what was recorded above it, or fails: with RL001 when
--- another leader has taken over, with RL002 when the batch is written already; the
--- rest of its transaction is then rolled back with it. One statement, because it runs with every batch.
+-- Timeline that this server writes. Only a server that takes writes can tell.
+CREATE FUNCTION relay.timeline() RETURNS integer LANGUAGE sql VOLATILE
+    RETURN ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer;
+
+-- Fails with RL001 unless the leader of an epoch may write: nobody has taken over, and this database is the one that it has
+-- written to all along. After a failover or a restore the row of relay.progress is an older one: of another timeline, or
+-- without the leader's last batches. What the leader has in memory belongs to another history then, whose
+-- positions and transaction ids mean something else here.
+-- +goose StatementBegin
+CREATE FUNCTION relay.refuse(the_slot text, my_epoch bigint, my_batch bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    p relay.progress;
+BEGIN
+    SELECT * INTO p FROM relay.progress WHERE slot = the_slot;
+    IF p.epoch = my_epoch AND p.timeline <> relay.timeline() THEN
+        RAISE EXCEPTION 'this server writes timeline %, and epoch % of slot % began on timeline %',
+            relay.timeline(), my_epoch, the_slot, p.timeline USING ERRCODE = 'RL001', HINT = 'Another server has become the primary.';
+    ELSIF p.epoch = my_epoch THEN
+        RAISE EXCEPTION 'this server knows batch % of epoch % of slot %, and this relay has written batch %',
+            p.batch, my_epoch, the_slot, my_batch USING ERRCODE = 'RL001', HINT = 'Its data were restored, or it lost its last commits.';
+    END IF;
+    RAISE EXCEPTION 'epoch % of slot % is over', my_epoch, the_slot
+        USING ERRCODE = 'RL001', HINT = 'Another relay has taken over.';
+END
+$$;
+-- +goose StatementEnd
+
+-- Moves progress on and keeps what was recorded above it, or fails: with RL001 (see relay.refuse), or with RL002 when the
+-- batch is written already; the rest of its transaction is then rolled back with it. Batches of an epoch are numbered
+-- without a gap. One statement, because it runs with every batch.
 -- +goose StatementBegin
 CREATE FUNCTION relay.advance(the_slot text, my_epoch bigint, my_batch bigint, new_end pg_lsn, new_partial pg_lsn,
                               new_rows integer, new_entries bytea, entries_max pg_lsn, trim_settled boolean,
@@ -55,13 +82,13 @@ BEGIN
     UPDATE relay.progress
        SET end_lsn = new_end, partial_lsn = new_partial, partial_rows = new_rows, batch = my_batch,
            updated_at = now()
-     WHERE slot = the_slot AND epoch = my_epoch AND batch < my_batch;
+     WHERE slot = the_slot AND epoch = my_epoch AND batch = my_batch - 1 AND timeline = relay.timeline();
     IF NOT FOUND THEN
-        IF EXISTS (SELECT FROM relay.progress WHERE slot = the_slot AND epoch = my_epoch) THEN
+        IF EXISTS (SELECT FROM relay.progress WHERE slot = the_slot AND epoch = my_epoch AND batch = my_batch
+                      AND timeline = relay.timeline()) THEN
             RAISE EXCEPTION 'batch % of slot % is written', my_batch, the_slot USING ERRCODE = 'RL002';
         END IF;
-        RAISE EXCEPTION 'epoch % of slot % is over', my_epoch, the_slot
-            USING ERRCODE = 'RL001', HINT = 'Another relay has taken over.';
+        PERFORM relay.refuse(the_slot, my_epoch, my_batch - 1);
     END IF;
     IF new_entries IS NOT NULL THEN
         INSERT INTO relay.settled (slot, max_lsn, entries) VALUES (the_slot, entries_max, new_entries);
@@ -76,17 +103,17 @@ END
 $$;
 -- +goose StatementEnd
 
--- Notes that all rows that a snapshot shows are recorded, those among them that were read from the table. left_over are the transactions that came before its marker
--- and that it does not show. Fails with RL001 as relay.advance does.
+-- Notes that all rows that a snapshot shows are recorded, those among them that were read from the table. left_over are
+-- the transactions that came before its marker and that it does not show. my_batch is the leader's last one, or an earlier
+-- one. Fails with RL001 (see relay.refuse).
 -- +goose StatementBegin
-CREATE FUNCTION relay.mark(the_slot text, my_epoch bigint, shown pg_snapshot, at_lsn pg_lsn, left_over bytea)
+CREATE FUNCTION relay.mark(the_slot text, my_epoch bigint, my_batch bigint, shown pg_snapshot, at_lsn pg_lsn, left_over bytea)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE relay.progress SET marker = shown, marker_lsn = at_lsn, marker_at = now(), backfill = NULL
-     WHERE slot = the_slot AND epoch = my_epoch;
+     WHERE slot = the_slot AND epoch = my_epoch AND batch >= my_batch AND timeline = relay.timeline();
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'epoch % of slot % is over', my_epoch, the_slot
-            USING ERRCODE = 'RL001', HINT = 'Another relay has taken over.';
+        PERFORM relay.refuse(the_slot, my_epoch, my_batch);
     END IF;
     DELETE FROM relay.accounted WHERE slot = the_slot AND max_lsn <= at_lsn;
     IF left_over IS NOT NULL THEN
