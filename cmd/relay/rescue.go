@@ -64,7 +64,7 @@ func printGap(ctx context.Context, cmd *cobra.Command, cfg *config.Config, db *p
 
 // rescued is what became of a request to rescue.
 type rescued struct {
-	CarriedOut bool                `json:"carried_out"`
+	CarriedOut bool               `json:"carried_out"`
 	Incident   *progress.Incident `json:"incident"` // null: there was nothing to rescue
 }
 

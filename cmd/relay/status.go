@@ -37,7 +37,7 @@ type report struct {
 	Parked      []deliver.TenantCount `json:"parked"` // of the ten tenants with most
 	Quarantined int                   `json:"quarantined"`
 	ProvedAt    *time.Time            `json:"proved_at"` // when the last marker was found in order; null: never
-	Incidents   []progress.Incident  `json:"incidents"` // the latest three
+	Incidents   []progress.Incident   `json:"incidents"` // the latest three
 }
 
 type slotReport struct {

@@ -99,7 +99,7 @@ func (d *Daemon) lead(ctx context.Context) error {
 		return err
 	}
 	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), batches: make(chan []cdc.Item, 4), log: d.log, began: time.Now()}
-	if err := l.setUp(ctx, stream); err != nil {
+	if err := l.setUp(ctx, stream, state); err != nil {
 		_ = stream.Close(0)
 		return err
 	}
@@ -117,12 +117,18 @@ func (d *Daemon) streamOptions() cdc.StreamOptions {
 	return cdc.StreamOptions{Slot: c.Slot, Publication: c.Publication, StatusInterval: c.StatusInterval, SilenceTimeout: c.SilenceTimeout}
 }
 
-// setUp takes over the epoch and loads what an earlier leader left.
-func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
+// setUp takes over the epoch and loads what an earlier leader left. found is the
+// progress as it was before.
+func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.State) error {
 	cfg := l.d.cfg()
 	var err error
 	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot, l.id); err != nil {
 		return err
+	}
+	if l.state.Timeline != found.Timeline {
+		if err := l.noteFailover(ctx, found); err != nil {
+			return err
+		}
 	}
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.recorded.Store(uint64(l.state.Position.End))
@@ -157,6 +163,18 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream) error {
 	l.log.Info("leading", "slot", cfg.CDC.Slot, "epoch", l.state.Epoch, "from", l.state.Position.End.String(),
 		"settled_above", l.settled.Len(), "subscriptions", l.dir.Len())
 	return nil
+}
+
+// noteFailover tells that the slot came along to a server that was promoted.
+func (l *leader) noteFailover(ctx context.Context, found progress.State) error {
+	detail := fmt.Sprintf("the server was promoted from timeline %d to %d, and the slot came along: the stream goes on at %s, and the "+
+		"first audit tells whether it shows everything", found.Timeline, l.state.Timeline, l.state.Position.End)
+	l.log.Warn(detail)
+	id, err := progress.NoteIncident(ctx, l.d.pool, l.state.Slot, "failover", detail)
+	if err != nil {
+		return err
+	}
+	return progress.EndIncident(ctx, l.d.pool, id, 0, 0)
 }
 
 func newMapper(cfg *Settings) (*outbox.Mapper, error) {

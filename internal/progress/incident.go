@@ -13,7 +13,7 @@ import (
 // Incident is a row of relay.incidents.
 type Incident struct {
 	ID       int64      `json:"id"`
-	Kind     string     `json:"kind"` // rescue, audit or publication
+	Kind     string     `json:"kind"` // rescue, audit, publication or failover
 	Detail   string     `json:"detail"`
 	BeganAt  time.Time  `json:"began_at"`
 	EndedAt  *time.Time `json:"ended_at"` // null: still going on

@@ -29,7 +29,7 @@ CREATE INDEX accounted_slot_max_lsn ON relay.accounted (slot, max_lsn);
 CREATE TABLE relay.incidents (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     slot       text NOT NULL,
-    kind       text NOT NULL CHECK (kind IN ('rescue', 'audit', 'publication')),
+    kind       text NOT NULL CHECK (kind IN ('rescue', 'audit', 'publication', 'failover')),
     detail     text NOT NULL,
     began_at   timestamptz NOT NULL DEFAULT now(),
     ended_at   timestamptz,

@@ -1,0 +1,48 @@
+package e2e_test
+
+import (
+	"testing"
+	"time"
+)
+
+// The slot is lost together with the relay, and the relay is killed again while it
+// reads the gap.
+func TestRelay_RescuesTheGapAlthoughItIsKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "RELAY_CDC_MARKER_INTERVAL=200ms")
+	all := s.subscribe("all", "acme", "*")
+	some := s.subscribe("some", "acme", "sales_order.confirmed")
+	l := newLedger(s, "acme", 40)
+	r := s.start()
+	l.write(3, 3_000)
+	eventually(t, "some rows have arrived", func() bool { return s.recv.count("all") >= 1_000 })
+	r.kill()
+	faults := []fault{{time.Now(), recordWindow}}
+	eventually(t, "the slot is dropped", func() bool {
+		return s.number("SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active", s.slot) == 1
+	})
+	l.wait()
+	before := s.recv.count("all")
+	for _, more := range []int{300, 900} {
+		r = s.launch()
+		eventually(t, "it reads the gap", func() bool { return s.recv.count("all") >= before+more })
+		r.kill()
+		faults = append(faults, fault{time.Now(), recordWindow})
+	}
+	r = s.start()
+	l.write(2, 4_000)
+	l.wait()
+	l.settle(time.Minute, all, some)
+	repeats := l.check(faults, all, some)
+	if most := 1000 * len(faults); repeats > most {
+		t.Errorf("%d repeats after %d kills, want at most %d", repeats, len(faults), most)
+	}
+	l.books(all, some)
+	if n := s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'rescue' AND ended_at IS NOT NULL AND rows_read > 0"); n != 1 {
+		t.Errorf("%d rescues on record, want 1", n)
+	}
+	if n := s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'audit'"); n != 0 {
+		t.Errorf("the audit complained %d times", n)
+	}
+	r.terminate()
+}
