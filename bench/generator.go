@@ -57,6 +57,7 @@ func inParallel(n int, f func(i int) error) error {
 
 // written is one committed event, by the clock of its writer.
 type written struct {
+	number    int
 	id        string
 	began     time.Time // when COMMIT was sent
 	committed time.Time // when it had returned
@@ -110,7 +111,7 @@ func (b *bench) load(ctx context.Context, url string, length time.Duration) ([]w
 }
 
 func commitEvent(ctx context.Context, conn *pgx.Conn, insert string, number int) (written, error) {
-	var e written
+	e := written{number: number}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return e, fmt.Errorf("begin: %w", err)

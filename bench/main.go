@@ -42,7 +42,10 @@ func main() {
 var errUsage = errors.New("wrong usage")
 
 // scenarios are what --only chooses from, in the order in which they run.
-var scenarios = []string{"drain", "steady", "idle"}
+var scenarios = []string{"drain", "steady", "idle", "isolation"}
+
+// usual are those that run unless something else is asked for: isolation takes minutes.
+var usual = scenarios[:3]
 
 // options are the command line.
 type options struct {
@@ -62,7 +65,7 @@ type options struct {
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := f.String("only", strings.Join(scenarios, ","), "scenarios to run")
+	only := f.String("only", strings.Join(usual, ","), "scenarios to run, of "+strings.Join(scenarios, ","))
 	f.IntVar(&o.events, "events", 50000, "rows to drain")
 	f.IntVar(&o.rate, "rate", 500, "rows a second of the steady load")
 	f.IntVar(&o.seconds, "seconds", 20, "length of the steady load and of the idle time")

@@ -37,6 +37,10 @@ func receive(ctx context.Context) error {
 		}
 		mu.Unlock()
 	})
+	mux.HandleFunc("POST /hang/", func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done() // the caller leaves
+	})
 	mux.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()

@@ -24,7 +24,8 @@ type machine struct {
 	Commit     string `json:"commit,omitempty"`
 }
 
-// figure is one row of the result. Zero Pipe means that there is no such figure for the bare path, an empty Goal that
+// figure is one row of the result. Pipe is the figure that stands beside: of the bare path, or of the relay without
+// trouble. Zero means that there is none, an empty Goal that
 // there is none.
 type figure struct {
 	Name  string  `json:"name"`
@@ -37,13 +38,13 @@ type figure struct {
 
 // atLeast sets the goal of a share of the bare path.
 func (f figure) atLeast(share float64) figure {
-	f.Goal, f.Met = fmt.Sprintf(">= %g x pipe = %s", share, number(share*f.Pipe)), f.Relay >= share*f.Pipe
+	f.Goal, f.Met = fmt.Sprintf(">= %g x = %s", share, number(share*f.Pipe)), f.Relay >= share*f.Pipe
 	return f
 }
 
 // atMostTimes sets the goal of a multiple of the bare path.
 func (f figure) atMostTimes(times float64) figure {
-	f.Goal, f.Met = fmt.Sprintf("<= %g x pipe = %s", times, number(times*f.Pipe)), f.Relay <= times*f.Pipe
+	f.Goal, f.Met = fmt.Sprintf("<= %g x = %s", times, number(times*f.Pipe)), f.Relay <= times*f.Pipe
 	return f
 }
 
@@ -64,7 +65,7 @@ func (r *report) add(f figure) { r.Figures = append(r.Figures, f) }
 
 func (r *report) print(w io.Writer) {
 	m := r.Machine
-	rows := [][]string{{"", "relay", "pipe", "ratio", "goal", ""}}
+	rows := [][]string{{"", "relay", "beside", "ratio", "goal", ""}}
 	for _, f := range r.Figures {
 		bare, ratio, verdict := "", "", ""
 		if f.Pipe != 0 {

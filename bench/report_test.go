@@ -57,7 +57,7 @@ func TestReport_ShowsEachFigureBesideItsGoal(t *testing.T) {
 	r.add(figure{Name: "repeats"})
 	var b bytes.Buffer
 	r.print(&b)
-	for _, want := range []string{"speed (events/s)|7000|10000|0.70|>= 0.6 x pipe = 6000|ok", "p99 (ms)|9.00|3.00|3.00|<= 2 x pipe = 6.00|MISSED",
+	for _, want := range []string{"speed (events/s)|7000|10000|0.70|>= 0.6 x = 6000|ok", "p99 (ms)|9.00|3.00|3.00|<= 2 x = 6.00|MISSED",
 		"peak (MiB)|40.3|<= 64|ok", "repeats|0"} {
 		found := false
 		for line := range strings.Lines(b.String()) {
