@@ -12,6 +12,10 @@ import (
 // hashed, and a transaction of which some rows are missing is delivered whole.
 const maxIDs = 50_000
 
+// maxTransactions bounds what a Journal keeps when no marker comes to an end, some
+// hundred bytes each. Beyond, it forgets and begins anew with the next marker.
+const maxTransactions = 500_000
+
 // seen is what the stream has shown of one transaction.
 type seen struct {
 	cdc.Tally
@@ -29,6 +33,7 @@ type Journal struct {
 	done     []seen // of those that have, in stream order
 	kept     int    // ids in open and done
 	rows     int    // since the last marker came
+	overflow bool   // it has forgotten what came since the baseline
 	blind    bool   // a row had no id or transaction id that can be read
 
 	expected string
@@ -62,6 +67,14 @@ func (j *Journal) Baseline() cdc.Snapshot {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.baseline
+}
+
+// Overflowed tells whether the Journal has had to forget what came since the last
+// marker. The next one has nothing to be compared with then.
+func (j *Journal) Overflowed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.overflow
 }
 
 // Rows is how many rows have come since the last marker did.
@@ -121,6 +134,9 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	}
 	j.done = append(j.done, j.open...)
 	j.open = nil
+	if len(j.done) > maxTransactions {
+		j.done, j.kept, j.upTo, j.baseline, j.overflow = nil, 0, 0, cdc.Snapshot{}, true
+	}
 	return tallies
 }
 
@@ -166,6 +182,6 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 			rest = append(rest, s)
 		}
 	}
-	j.done, j.baseline, j.upTo = rest, snapshot, 0
+	j.done, j.baseline, j.upTo, j.overflow = rest, snapshot, 0, false
 	return w, leftOver
 }

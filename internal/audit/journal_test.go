@@ -116,6 +116,27 @@ func TestJournal_BoundsTheIdsItKeeps(t *testing.T) {
 	}
 }
 
+func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
+	r := row(number(1), 7)
+	for i := range maxTransactions + 1 {
+		j.Row(r)
+		j.Commit(cdc.LSN(100 + i)) //nolint:gosec // small
+	}
+	if !j.Overflowed() || len(j.done) != 0 {
+		t.Fatalf("%d transactions are kept", len(j.done))
+	}
+	bring(j, 1<<40, 8, number(2))
+	j.Expect("m")
+	j.Marker("m", 1<<41)
+	if w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9}); !w.From.IsZero() {
+		t.Errorf("the window begins at %s, and what came first is forgotten", w.From)
+	}
+	if j.Overflowed() || j.Baseline().IsZero() {
+		t.Error("the next marker begins anew, and does not")
+	}
+}
+
 // Whatever comes in which order, each transaction is in exactly one window, and in the
 // first whose snapshot shows it.
 func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {

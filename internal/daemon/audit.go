@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -23,9 +24,12 @@ const (
 	namedRows = 20
 )
 
-// setUpAudit loads what is on record since the last marker. After the loss of a slot
-// it says what need not be read from the table.
-func (l *leader) setUpAudit(ctx context.Context, gap bool) error {
+// errGivenUp ends a comparison that never came through.
+var errGivenUp = errors.New("given up")
+
+// setUpAudit loads what is on record since the last marker. When rows are to be read
+// from the table it says which need not be.
+func (l *leader) setUpAudit(ctx context.Context) error {
 	l.backfilling.Store(l.state.Backfill != "")
 	recorded, err := progress.Accounted(ctx, l.d.pool, l.state.Slot)
 	if err != nil {
@@ -45,12 +49,10 @@ func (l *leader) setUpAudit(ctx context.Context, gap bool) error {
 		return nil
 	}
 	l.journal = audit.NewJournal(l.d.auditColumns(), cdc.Snapshot{}, nil)
-	if gap {
-		l.rescue.reader = audit.NewRowReader(l.d.auditColumns())
-		l.rescue.accounted = make(map[uint64]bool, len(recorded))
-		for _, t := range recorded {
-			l.rescue.accounted[t.XID] = true
-		}
+	l.rescue.reader = audit.NewRowReader(l.d.auditColumns())
+	l.rescue.accounted = make(map[uint64]bool, len(recorded))
+	for _, t := range recorded {
+		l.rescue.accounted[t.XID] = true
 	}
 	return nil
 }
@@ -139,9 +141,17 @@ func (l *leader) auditOnce(ctx context.Context) error {
 func (l *leader) compare(ctx context.Context, w audit.Window) error {
 	var res audit.Result
 	err := l.persist(ctx, func() (err error) {
+		if l.journal.Overflowed() {
+			return errGivenUp
+		}
 		res, err = l.d.auditTable().Compare(ctx, l.d.pool, w)
 		return err
 	})
+	if errors.Is(err, errGivenUp) {
+		l.log.Error("the audit could not read the table for so long that it has given up what came meanwhile; "+
+			"`relay audit` compares it with the records", "between", w.From.String(), "and", w.To.String())
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -46,7 +47,7 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 func (l *leader) backfill(ctx context.Context) error {
 	l.log.Info("reading rows from before the slot", "not_shown_by", l.state.Marker)
 	for {
-		n, err := l.tryBackfill(ctx)
+		began, n, err := l.tryBackfill(ctx)
 		if err == nil {
 			l.log.Info("rows from before the slot are delivered or parked", "rows", n)
 			return nil
@@ -54,7 +55,7 @@ func (l *leader) backfill(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if n > 0 {
+		if began {
 			// Rows are in memory under tickets of an open pseudo transaction: a
 			// new term begins it again, and skips what was recorded.
 			return fmt.Errorf("read rows from before the slot: %w", err)
@@ -68,17 +69,18 @@ func (l *leader) backfill(ctx context.Context) error {
 	}
 }
 
-func (l *leader) tryBackfill(ctx context.Context) (int, error) {
+// tryBackfill tells whether it has begun the pseudo transaction, and how many rows it
+// has taken.
+func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error) {
 	conn, err := l.d.direct(ctx)
 	if err != nil {
-		return 0, err
+		return false, 0, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	if err := awaitSnapshot(ctx, conn, l.state.Backfill); err != nil {
-		return 0, err
+		return false, 0, err
 	}
 	start := l.state.Position.End
-	n, began := 0, false
 	err = l.d.tableRows(ctx, conn, l.d.auditTable().Between(), []any{l.state.Backfill, l.state.Marker}, func(row cdc.Row) error {
 		if !began {
 			began = true
@@ -101,14 +103,14 @@ func (l *leader) tryBackfill(ctx context.Context) (int, error) {
 		return nil
 	})
 	if err != nil {
-		return n, err
+		return began, n, err
 	}
 	if began {
 		if err := l.watermark.Commit(start); err != nil {
-			return n, err
+			return began, n, err
 		}
 	}
-	return n, l.endBackfill(ctx, n)
+	return true, n, l.endBackfill(ctx, n)
 }
 
 // isAccounted tells whether the transaction of a row was recorded as a whole before
@@ -192,8 +194,11 @@ func (l *leader) endBackfill(ctx context.Context, sent int) error {
 	return l.endRescue(ctx, sent)
 }
 
-// persist writes to the database until it gets through.
+// persist writes to the database until it gets through, or another leads, or write
+// gives up.
 func (l *leader) persist(ctx context.Context, write func() error) error {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 200*time.Millisecond, 30*time.Second
 	for {
 		err := write()
 		if err == nil || ctx.Err() != nil {
@@ -203,11 +208,11 @@ func (l *leader) persist(ctx context.Context, write func() error) error {
 		if errors.As(err, &pg) && pg.Code == "RL001" {
 			return fmt.Errorf("%w: %s", deliver.ErrSuperseded, pg.Message)
 		}
-		if errors.Is(err, deliver.ErrSuperseded) {
+		if errors.Is(err, deliver.ErrSuperseded) || errors.Is(err, errGivenUp) {
 			return err
 		}
 		l.databaseError(err)
-		if err := pause(ctx, time.Second); err != nil {
+		if err := pause(ctx, retry.NextBackOff()); err != nil {
 			return err
 		}
 	}

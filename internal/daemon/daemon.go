@@ -55,8 +55,9 @@ type Daemon struct {
 	dbErrors     prometheus.Counter
 	current      atomic.Pointer[leader] // nil while not leading
 	reloadMu     sync.Mutex
-	timeline     atomic.Int32          // highest that was read
-	hole         atomic.Pointer[error] // why the stream cannot be trusted, until a rescue
+	timeline     atomic.Int32         // highest that was read
+	lastEpoch    atomic.Int64         // of the last term of this process
+	hole         atomic.Pointer[hole] // why the stream cannot be trusted, until a rescue
 	auditMetrics *auditMetrics
 	server       *ops.Server
 }
@@ -212,8 +213,8 @@ func (d *Daemon) leadAgain(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, cdc.ErrPublicationMissing) {
-			d.hole.Store(&err)
+		if epoch := d.lastEpoch.Load(); errors.Is(err, cdc.ErrPublicationMissing) && epoch > 0 {
+			d.hole.Store(&hole{err, epoch})
 		}
 		state := classify(err)
 		d.states.set(state, err.Error())

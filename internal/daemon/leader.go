@@ -125,6 +125,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot, l.id); err != nil {
 		return err
 	}
+	l.d.lastEpoch.Store(l.state.Epoch)
 	if l.state.Timeline != found.Timeline {
 		if err := l.noteFailover(ctx, found); err != nil {
 			return err
@@ -133,11 +134,11 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.recorded.Store(uint64(l.state.Position.End))
 	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
-	gap := l.state.Backfill != "" && l.state.Marker != ""
-	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, gap); err != nil {
+	reading := l.state.Backfill != ""
+	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, reading); err != nil {
 		return err
 	}
-	if err := l.setUpAudit(ctx, gap); err != nil {
+	if err := l.setUpAudit(ctx); err != nil {
 		return err
 	}
 	l.recorder = deliver.NewRecorder(deliver.RecorderOptions{
@@ -145,7 +146,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 		Log: deliver.LogPolicy(cfg.Deliver.Log), LogRetention: cfg.Deliver.LogRetention,
 		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.databaseError,
 	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
-	l.recorder.KeepSettled(gap)
+	l.recorder.KeepSettled(reading)
 	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, l.settled, l.d.metrics, l.log)
 	mapper, err := newMapper(cfg)
 	if err != nil {

@@ -76,10 +76,17 @@ func (d *Daemon) findHole(ctx context.Context, id cdc.Identity, state progress.S
 		return err
 	}
 	// A publication that is there again does not help a stream that fails where it was not.
-	if hole := d.hole.Load(); hole != nil {
-		return *hole
+	if h := d.hole.Load(); h != nil && h.epoch == state.Epoch {
+		return h.error
 	}
 	return nil
+}
+
+// hole is what a term has found out about the stream. Once another term has begun it
+// says nothing any more.
+type hole struct {
+	error
+	epoch int64
 }
 
 func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string, state progress.State) error {
