@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,7 +132,10 @@ func newDeliveriesList() *cobra.Command {
 func newDeliveriesShow() *cobra.Command {
 	var output string
 	c := &cobra.Command{
-		Use: "show ID", Short: "Show one delivery and its failed attempts", Args: cobra.ExactArgs(1),
+		Use: "show ID", Short: "Show one delivery and its attempts", Args: cobra.ExactArgs(1),
+		Long: "Show one delivery and its attempts: when each began, how long it took and what it spent that on, its result,\n" +
+			"the address that was dialed, and the first bytes of an answer that was a failure. An attempt that has no number\n" +
+			"cost none, because the endpoint asked for fewer of them (429).",
 		Example: "  relay deliveries show 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseID("delivery", args[0])
@@ -169,88 +171,62 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 		[2]string{last, row[7]}, [2]string{"last error", row[8]}); err != nil {
 		return err
 	}
-	if len(d.History) == 0 {
-		return nil
-	}
-	var attempts []struct {
-		N      int       `json:"n"`
-		At     time.Time `json:"at"`
-		Millis int64     `json:"duration_ms"`
-		Status int       `json:"status"`
-		Reason string    `json:"reason"`
-		Detail string    `json:"detail"`
-	}
-	if err := json.Unmarshal(d.History, &attempts); err != nil {
-		return fmt.Errorf("read failed attempts: %w", err)
+	attempts, err := attemptsOf(d)
+	if err != nil || len(attempts) == 0 {
+		return err
 	}
 	rows := make([][]string, len(attempts))
 	for i, a := range attempts {
-		rows[i] = []string{strconv.Itoa(a.N), stamp(&a.At), strconv.FormatInt(a.Millis, 10) + "ms", printable(a.Reason), orDash(&a.Detail)}
+		n, result := "-", "taken"
+		if a.N > 0 {
+			n = strconv.Itoa(a.N)
+		}
+		if a.Reason != "" {
+			result = string(a.Reason)
+		}
+		rows[i] = []string{n, stamp(&a.At), strconv.FormatInt(a.Millis, 10) + "ms", phases(a.Phases), printable(result), orDash(&a.Detail),
+			orDash(&a.Address), orDash(&a.Answer)}
 	}
 	_, _ = fmt.Fprintln(w)
-	return table(w, "FAILED AT TOOK REASON DETAIL", rows)
+	return table(w, "ATTEMPT BEGAN TOOK OF_WHICH RESULT DETAIL ADDRESS ANSWER", rows)
 }
 
-// waitFlag adds --wait to a command that leaves a request for the daemon.
-func waitFlag(c *cobra.Command, to *time.Duration) {
-	c.Flags().DurationVar(to, "wait", 5*time.Second, "how long to wait for the running relay to do it")
-}
-
-// retried is what became of one request.
-type retried struct {
-	ID         string `json:"id"`
-	CarriedOut bool   `json:"carried_out"`
-	Result     string `json:"result"`
-	refused    bool   // carried out, and nothing could be done
-}
-
-// ask leaves requests, waits for the leader to carry them out, and returns the
-// targets of those that still wait.
-func ask(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, kind string, targets []string, wait time.Duration) (map[string]bool, error) {
-	if len(targets) == 0 {
+// attemptsOf is the history of a delivery. One that was taken at once has none, and its record says the same.
+func attemptsOf(d *deliver.Record) ([]deliver.Attempt, error) {
+	var attempts []deliver.Attempt
+	if len(d.History) > 0 {
+		if err := json.Unmarshal(d.History, &attempts); err != nil {
+			return nil, fmt.Errorf("read attempts: %w", err)
+		}
+		return attempts, nil
+	}
+	if d.Status != deliver.StatusDelivered || d.EndedAt == nil || d.DurationMicros == nil {
 		return nil, nil
 	}
-	asked, err := deliver.Ask(ctx, db, kind, targets)
-	if err != nil {
-		return nil, err
+	took := time.Duration(*d.DurationMicros) * time.Microsecond
+	a := deliver.Attempt{N: 1, At: d.EndedAt.Add(-took), Millis: took.Milliseconds()}
+	if d.LastStatusCode != nil {
+		a.Status = *d.LastStatusCode
+		a.Detail = "HTTP " + strconv.Itoa(a.Status)
 	}
-	limited, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	left, err := deliver.Await(limited, db, slices.Collect(maps.Values(asked)))
-	if err != nil {
-		return nil, err
-	}
-	waiting := make(map[string]bool, len(left))
-	for target, id := range asked {
-		if slices.Contains(left, id) {
-			waiting[target] = true
-		}
-	}
-	if len(waiting) > 0 {
-		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d noted; no relay has carried that out yet, the next one that leads will\n", len(waiting))
-	}
-	return waiting, ctx.Err()
+	return append(attempts, a), nil
 }
 
-func printRetried(cmd *cobra.Command, output string, results []retried) error {
-	refused := 0
-	rows := make([][]string, len(results))
-	for i, r := range results {
-		rows[i] = []string{r.ID, r.Result}
-		if r.refused {
-			refused++
+// phases says what an attempt spent its time on.
+func phases(p deliver.Phases) string {
+	var parts []string
+	for _, part := range []struct {
+		name  string
+		micro int64
+	}{{"dns", p.DNS}, {"connect", p.Connect}, {"tls", p.TLS}, {"first byte", p.FirstByte}} {
+		if part.micro > 0 {
+			parts = append(parts, fmt.Sprintf("%s %.1fms", part.name, float64(part.micro)/1000))
 		}
 	}
-	var err error
-	if output == formJSON {
-		err = printJSON(cmd.OutOrStdout(), items(results))
-	} else {
-		err = table(cmd.OutOrStdout(), "ID RESULT", rows)
+	if len(parts) == 0 {
+		return "-"
 	}
-	if err == nil && refused > 0 {
-		err = fmt.Errorf("%d of %d could not be tried again", refused, len(results))
-	}
-	return err
+	return strings.Join(parts, ", ")
 }
 
 func newDeliveriesRetry() *cobra.Command {
@@ -294,29 +270,19 @@ func retryDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, 
 		}
 		before, targets = append(before, d), append(targets, id.String())
 	}
-	waiting, err := ask(ctx, cmd, db, deliver.RequestRetryDelivery, targets, wait)
-	if err != nil {
-		return err
-	}
-	results := make([]retried, len(ids))
-	for i, id := range ids {
-		results[i] = retried{ID: targets[i], CarriedOut: !waiting[targets[i]], Result: "asked for"}
-		if !results[i].CarriedOut {
-			continue
-		}
-		d, err := records.Get(ctx, id)
+	q := asked{kind: deliver.RequestRetryDelivery, targets: targets, wait: wait, could: "tried again"}
+	return q.askFor(ctx, cmd, db, output, func(i int) (string, bool, error) {
+		d, err := records.Get(ctx, ids[i])
 		switch {
 		case errors.Is(err, deliver.ErrNotFound):
-			results[i].Result = "ended, and deliver.log keeps no record of it"
+			return "ended, and deliver.log keeps no record of it", false, nil
 		case err != nil:
-			return err
+			return "", false, err
 		case d.Status == deliver.StatusPending:
-			results[i].Result = string(d.Status) + ", " + outlook(d)
+			return string(d.Status) + ", " + outlook(d), false, nil
 		case before[i].EndedAt != nil && d.EndedAt.Equal(*before[i].EndedAt):
-			results[i].Result, results[i].refused = string(d.Status)+", not tried again: its subscription or its body is gone", true
-		default:
-			results[i].Result = string(d.Status)
+			return string(d.Status) + ", not tried again: its subscription or its body is gone", true, nil
 		}
-	}
-	return printRetried(cmd, output, results)
+		return string(d.Status), false, nil
+	})
 }

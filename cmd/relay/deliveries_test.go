@@ -121,8 +121,16 @@ func TestDeliveriesList_GoesOnFromItsCursor(t *testing.T) {
 func TestDeliveriesShow_TellsAttemptsAndWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.relay("deliveries", "show", f.pending).exits(0).quiet().says("PENDING", "next attempt 2100-01-01", "invoice i1", "FAILED", "http_5xx",
+	f.relay("deliveries", "show", f.pending).exits(0).quiet().says("PENDING", "next attempt 2100-01-01", "invoice i1", "ATTEMPT", "http_5xx",
 		"12ms", "2026-01-02 03:04:05.000Z", "HTTP 503")
+	f.exec(`UPDATE relay.parked SET history = '[{"n": 1, "at": "2026-01-02T03:04:05Z", "duration_ms": 31, "phases_us": {"dns": 1500, "tls": 20000},
+		"status": 500, "reason": "http_5xx", "detail": "HTTP 500", "answer": "no such\norder", "address": "192.0.2.7:443"},
+		{"at": "2026-01-02T03:05:05Z", "duration_ms": 3, "status": 429, "reason": "http_429"}]' WHERE id = $1`, f.pending)
+	f.relay("deliveries", "show", f.pending).exits(0).quiet().says("dns 1.5ms, tls 20.0ms", "192.0.2.7:443", "no such\uFFFDorder",
+		"-        2026-01-02 03:05:05.000Z", "http_429")
+	f.exec("UPDATE relay.deliveries SET history = NULL, attempts = 1, ended_at = '2026-01-02T03:04:05Z' WHERE id = $1", f.delivered)
+	f.relay("deliveries", "show", f.delivered).exits(0).quiet().says("1        2026-01-02 03:04:04.998Z  1ms", "taken", "HTTP 200")
+	f.exec(`UPDATE relay.deliveries SET history = '[{"n": 1}]' WHERE id = $1`, f.delivered)
 	f.relay("deliveries", "show", f.behind).exits(0).says("waits for an earlier one of its key")
 	var got deliver.Record
 	f.relay("deliveries", "show", f.delivered, "-o", "json").exits(0).quiet().decode(&got)
@@ -140,7 +148,7 @@ func TestDeliveriesRetry_LeavesTheRequestWhenNoRelayRuns(t *testing.T) {
 	if got := f.text("SELECT string_agg(kind || ' ' || target, ',' ORDER BY id) FROM relay.requests"); got != "retry_delivery "+f.pending+",retry_delivery "+f.dead {
 		t.Errorf("requests are %s", got)
 	}
-	var list struct{ Items []retried }
+	var list struct{ Items []answer }
 	f.relay("deliveries", "retry", f.dead, "--wait", "1ms", "-o", "json").exits(0).decode(&list)
 	if len(list.Items) != 1 || list.Items[0].CarriedOut || list.Items[0].ID != f.dead {
 		t.Errorf("got %+v", list)
@@ -160,7 +168,7 @@ func TestDeliveriesRetry_BringsADeadOneBack(t *testing.T) {
 	s.eventually("the delivery is dead", func() bool { return s.text("SELECT count(*)::text FROM relay.deliveries WHERE status = 'DEAD'") == "1" })
 	id := s.text("SELECT id::text FROM relay.deliveries")
 	recv.answer(http.StatusOK)
-	var list struct{ Items []retried }
+	var list struct{ Items []answer }
 	s.relay("deliveries", "retry", id, "--wait", "20s", "-o", "json").exits(0).quiet().decode(&list)
 	if len(list.Items) != 1 || !list.Items[0].CarriedOut || strings.Contains(list.Items[0].Result, "DEAD") {
 		t.Errorf("got %+v", list)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -30,7 +31,7 @@ func TestMigrate_SaysTheSameInJSON(t *testing.T) {
 		Version            int
 	}
 	s.relay("migrate", "-o", "json").exits(0).decode(&done)
-	if len(done.Applied) < 2 || done.Version != len(done.Applied) || len(done.Functions) == 0 {
+	if len(done.Applied) < 2 || !strings.HasPrefix(done.Applied[len(done.Applied)-1], fmt.Sprintf("%04d_", done.Version)) || len(done.Functions) == 0 {
 		t.Errorf("first: %+v", done)
 	}
 	r := s.relay("migrate", "up", "-o", "json").exits(0)

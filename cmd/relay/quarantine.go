@@ -151,27 +151,17 @@ func retryQuarantined(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool,
 		}
 		targets = append(targets, strconv.FormatInt(id, 10))
 	}
-	waiting, err := ask(ctx, cmd, db, deliver.RequestRetryQuarantine, targets, wait)
-	if err != nil {
-		return err
-	}
-	results := make([]retried, len(ids))
-	for i, id := range ids {
-		results[i] = retried{ID: targets[i], CarriedOut: !waiting[targets[i]], Result: "asked for"}
-		if !results[i].CarriedOut {
-			continue
-		}
-		e, err := q.Get(ctx, id)
+	a := asked{kind: deliver.RequestRetryQuarantine, targets: targets, wait: wait, could: "tried again"}
+	return a.askFor(ctx, cmd, db, output, func(i int) (string, bool, error) {
+		e, err := q.Get(ctx, ids[i])
 		switch {
 		case errors.Is(err, outbox.ErrNotQuarantined):
-			results[i].Result = "released"
+			return "released", false, nil
 		case err != nil:
-			return err
-		default:
-			results[i].Result = "stays: " + e.Reason + ": " + printable(e.Detail)
+			return "", false, err
 		}
-	}
-	return printRetried(cmd, output, results)
+		return "stays: " + e.Reason + ": " + printable(e.Detail), false, nil
+	})
 }
 
 func newQuarantineDiscard() *cobra.Command {

@@ -88,7 +88,7 @@ func TestQuarantineRetry_ReleasesWhatIsAnEventNowAndKeepsTheRest(t *testing.T) {
 	if err := d.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	var list struct{ Items []retried }
+	var list struct{ Items []answer }
 	s.relay("quarantine", "retry", "--all", "--wait", "20s", "-o", "json").exits(0).quiet().decode(&list)
 	if len(list.Items) != 2 || list.Items[0].Result != "released" || !strings.HasPrefix(list.Items[1].Result, "stays: unknown_type") {
 		t.Errorf("got %+v", list)

@@ -137,10 +137,27 @@ func warnUnknown(cmd *cobra.Command, cfg *config.Config, patterns []string) {
 
 func subscriptionRow(s *deliver.Subscription) []string {
 	state := "active"
-	if !s.Active {
+	switch {
+	case !s.Active:
 		state = "disabled"
+	case s.FailingSince != nil:
+		state = "failing"
 	}
-	return []string{s.ID.String(), printable(s.TenantID), state, strings.Join(s.Events, ","), printable(s.URL), orDash(s.DisabledReason)}
+	return []string{s.ID.String(), printable(s.TenantID), state, strings.Join(s.Events, ","), printable(s.URL), stamp(s.FailingSince),
+		orDash(s.DisabledReason)}
+}
+
+// prospect says what becomes of an endpoint that fails, "" when it works.
+func prospect(cfg *config.Config, s *deliver.Subscription) string {
+	switch after := cfg.Deliver.DisableAfter; {
+	case !s.Active || s.FailingSince == nil:
+		return ""
+	case after == 0:
+		return "its events wait; deliver.disable_after is 0s, so it is never disabled"
+	default:
+		end := s.FailingSince.Add(after)
+		return "disabled after " + stamp(&end) + ", unless it takes an event before; its events wait"
+	}
 }
 
 func newSubscriptionsList() *cobra.Command {
@@ -161,7 +178,7 @@ func newSubscriptionsList() *cobra.Command {
 				for i := range list {
 					rows[i] = subscriptionRow(&list[i])
 				}
-				return table(cmd.OutOrStdout(), "ID TENANT STATE EVENTS URL REASON", rows)
+				return table(cmd.OutOrStdout(), "ID TENANT STATE EVENTS URL FAILING_SINCE REASON", rows)
 			})
 		},
 	}
@@ -176,13 +193,14 @@ func newSubscriptionsShow() *cobra.Command {
 		Use: "show ID", Short: "Show one subscription", Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions show 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withSubscription(cmd, args[0], func(_ context.Context, _ *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
+			return withSubscription(cmd, args[0], func(_ context.Context, cfg *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
 				if output == formJSON {
 					return printJSON(cmd.OutOrStdout(), s)
 				}
-				row := subscriptionRow(s)
+				row, next := subscriptionRow(s), prospect(cfg, s)
 				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
-					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"reason", row[5]}, [2]string{"ordering", s.Ordering},
+					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
+					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"ordering", s.Ordering},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
 			})
 		},

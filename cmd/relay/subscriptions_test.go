@@ -110,6 +110,9 @@ func TestSubscriptions_AreListedShownSwitchedAndRemoved(t *testing.T) {
 	if !one.Active || one.DisabledReason != nil {
 		t.Errorf("after enable: %+v", one)
 	}
+	s.exec("INSERT INTO relay.failing VALUES ($1, '2026-01-02T03:04:05Z', NULL)", a)
+	s.relay("subscriptions", "list").exits(0).says("failing", "2026-01-02 03:04:05.000Z")
+	s.relay("subscriptions", "show", a).exits(0).says("failing", "2026-01-02 03:04:05.000Z", "disabled after 2026-01-07 03:04:05.000Z")
 	s.relay("subscriptions", "remove", a).exits(0).quiet().says("removed " + a)
 	var removed struct {
 		ID      string

@@ -14,6 +14,12 @@ var relations = []relation{
 	{"deliver.connect_timeout", "deliver.timeout", func(c *Config) bool {
 		return c.Deliver.ConnectTimeout <= c.Deliver.Timeout
 	}, "at most"},
+	{"deliver.breaker.first_probe", "deliver.breaker.max_probe", func(c *Config) bool {
+		return c.Deliver.Breaker.FirstProbe <= c.Deliver.Breaker.MaxProbe
+	}, "at most"},
+	{"deliver.disable_warning", "deliver.disable_after", func(c *Config) bool {
+		return c.Deliver.DisableAfter == 0 || c.Deliver.DisableWarning < c.Deliver.DisableAfter
+	}, "less than"},
 	{"cdc.status_interval", "cdc.silence_timeout", func(c *Config) bool {
 		return c.CDC.StatusInterval < c.CDC.SilenceTimeout
 	}, "less than"},

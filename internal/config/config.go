@@ -91,8 +91,11 @@ type Deliver struct {
 	HandoverAfter       time.Duration // an attempt that lasts longer is parked; below Timeout
 	DrainTimeout        time.Duration // at a stop, how long attempts in flight may still end
 	Retry               Retry
-	Concurrency         int // attempts at once, over all endpoints; 0: by the machine
-	EndpointConcurrency int // attempts at once to one endpoint
+	Breaker             Breaker
+	DisableAfter        time.Duration // an endpoint that takes nothing for so long is disabled; 0: never
+	DisableWarning      time.Duration // and warned of when it has taken nothing for so long; below DisableAfter
+	Concurrency         int           // attempts at once, over all endpoints; 0: by the machine
+	EndpointConcurrency int           // attempts at once to one endpoint
 	Window              Window
 	Record              Record
 	Log                 LogPolicy
@@ -104,6 +107,13 @@ type Retry struct {
 	Schedule      []time.Duration // delay before each attempt, the first included; its length bounds the attempts
 	Jitter        float64         // share of the delay by which it is varied, 0 to 1
 	MaxRetryAfter time.Duration   // a longer Retry-After of an endpoint is cut to this
+}
+
+// Breaker says when an endpoint is given up for a while, and how often one delivery tries whether it works again.
+type Breaker struct {
+	Failures   int           // so many failed attempts in a row
+	FirstProbe time.Duration // wait before the first try; it doubles with each that fails
+	MaxProbe   time.Duration // up to this
 }
 
 // Window bounds the events in memory, by both measures.

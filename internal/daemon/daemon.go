@@ -180,10 +180,12 @@ const freshPerCore = 32
 func dispatchOptions(c *Settings) deliver.Options {
 	r := c.Deliver.Retry
 	return deliver.Options{
-		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter},
+		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter, MinRetryAfter: time.Second},
 		Timeout:  c.Deliver.Timeout, HandoverAfter: c.Deliver.HandoverAfter,
 		Concurrency: concurrency(c), FreshConcurrency: min(concurrency(c), freshPerCore*runtime.GOMAXPROCS(0)), EndpointConcurrency: c.Deliver.EndpointConcurrency,
 		WindowEvents: c.Deliver.Window.Events, WindowBytes: int64(c.Deliver.Window.Bytes),
+		Breaker: deliver.BreakerOptions(c.Deliver.Breaker), Pace: deliver.DefaultPace,
+		Disable: deliver.DisableOptions{After: c.Deliver.DisableAfter, Warning: c.Deliver.DisableWarning},
 	}
 }
 

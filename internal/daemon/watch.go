@@ -41,6 +41,8 @@ func newGauges(d *Daemon) *gauges {
 	fromLoad("relay_window_deliveries", "Deliveries that are in memory only.", func(l *leader) float64 { return float64(l.dispatcher.Load().Window) })
 	fromLoad("relay_window_bytes", "Bodies of deliveries that are in memory only.", func(l *leader) float64 { return float64(l.dispatcher.Load().WindowBytes) })
 	fromLoad("relay_attempts_in_flight", "Attempts on the wire.", func(l *leader) float64 { return float64(l.dispatcher.Load().InFlight) })
+	fromLoad("relay_endpoints_open", "Endpoints that are given up for a while, one delivery at a time trying them.", func(l *leader) float64 { return float64(l.dispatcher.Open()) })
+	fromLoad("relay_endpoints_failing", "Endpoints that have taken nothing since they first failed.", func(l *leader) float64 { return float64(l.dispatcher.Failing()) })
 	fromLoad("relay_outstanding_transactions", "Transactions that are not wholly recorded.", func(l *leader) float64 { return float64(l.watermark.Outstanding()) })
 	fromLoad("relay_subscriptions", "Subscriptions of all tenants.", func(l *leader) float64 { return float64(l.dir.Len()) })
 	fromLoad("relay_epoch", "Epoch of this leader.", func(l *leader) float64 { return float64(l.state.Epoch) })

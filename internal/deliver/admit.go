@@ -79,8 +79,11 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 // mustPark tells whether a new delivery cannot be tried from memory.
 func (p *Dispatcher) mustPark(d *Delivery) bool {
 	s := &d.ep.lanes
-	if s.disabled || s.removed || s.hangs || s.parked[d.laneKey] > 0 || p.opts.Schedule.Delays[0] > 0 || p.stopping {
+	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 || p.opts.Schedule.Delays[0] > 0 || p.stopping {
 		return true
+	}
+	if s.pace.until.After(d.arrived) || s.pace.slowed() && s.live >= 2*p.opts.EndpointConcurrency {
+		return true // it asked for a pause, or for a pace that the others take up
 	}
 	// More than it has ever had on the wire waits, and nothing ends.
 	return s.live >= 4*p.opts.EndpointConcurrency && s.inflight > 0 && time.Since(s.lastEnd) > p.opts.HandoverAfter/2

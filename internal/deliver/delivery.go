@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -41,13 +40,16 @@ type Delivery struct {
 	arrived time.Time
 
 	attempts   int
-	history    []byte // JSON array of failed attempts, nil for none
+	history    []byte // JSON array of attempts, nil while none has failed
 	lastError  string
 	lastStatus int
 
 	durable bool // it has a row in relay.parked, or one is on its way there
 	onWire  bool
 	slow    bool // its attempt has been on the wire for longer than slowAfter
+	hangs   bool // its attempt has been on the wire for longer than HandoverAfter
+	stored  bool // its attempt began with a row
+	probe   bool // its attempt is the probe of an open breaker
 
 	startedAt time.Time
 
@@ -88,37 +90,6 @@ func laneKey(f *Flight, ep *Endpoint, id uuid.UUID) uint64 {
 		return binary.BigEndian.Uint64(id[8:])
 	}
 	return f.Key
-}
-
-// attemptRecord is one entry of a delivery's history.
-type attemptRecord struct {
-	N      int       `json:"n"`
-	At     time.Time `json:"at"`
-	Millis int64     `json:"duration_ms"`
-	Status int       `json:"status,omitempty"`
-	Reason Reason    `json:"reason"`
-	Detail string    `json:"detail,omitempty"`
-}
-
-// failed notes a failed attempt.
-func (d *Delivery) failed(o Outcome, now time.Time) {
-	d.attempts++
-	d.lastStatus = o.StatusCode
-	d.lastError = string(o.Reason)
-	if o.Detail != "" {
-		d.lastError += ": " + o.Detail
-	}
-	entry, err := json.Marshal(attemptRecord{N: d.attempts, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),
-		Millis: o.Duration.Milliseconds(), Status: o.StatusCode, Reason: o.Reason, Detail: o.Detail})
-	if err != nil {
-		return // a struct of plain fields always marshals
-	}
-	if len(d.history) > 2 {
-		grown := append([]byte(nil), d.history[:len(d.history)-1]...) // ops keep the old one
-		d.history = append(append(append(grown, ','), entry...), ']')
-	} else {
-		d.history = append(append([]byte{'['}, entry...), ']')
-	}
 }
 
 // liveList holds the deliveries without a row, oldest first.

@@ -41,12 +41,17 @@ func NewDirectory(check CheckURL) *Directory {
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, active, disabled_reason, created_at, updated_at`
 
-// ScanSubscription reads a row of the columns that this package selects.
-func scanSubscription(row pgx.Row) (*Subscription, error) {
+// scanSubscription reads a row of the subscription's own columns, and, with
+// failing, of what relay.failing says of it.
+func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
 	var key string
-	err := row.Scan(&s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.Active,
+	to := append(make([]any, 0, 16), &s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.Active,
 		&s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	if failing {
+		to = append(to, &s.FailingSince, &s.WarnedAt)
+	}
+	err := row.Scan(to...)
 	s.Secret = secret.New(key)
 	return &s, err
 }
@@ -71,7 +76,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for rows.Next() {
-		s, err := scanSubscription(rows)
+		s, err := scanSubscription(rows, false)
 		if err != nil {
 			return nil, nil, fmt.Errorf("load subscriptions: %w", err)
 		}
@@ -96,7 +101,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (changed, removed *Endpoint, err error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id))
+	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id), false)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if errors.Is(err, pgx.ErrNoRows) {

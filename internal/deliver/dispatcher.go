@@ -20,11 +20,10 @@ type Options struct {
 	EndpointConcurrency int           // attempts at once to one endpoint
 	WindowEvents        int           // deliveries in memory only
 	WindowBytes         int64         // and their bodies
+	Breaker             BreakerOptions
+	Pace                PaceOptions
+	Disable             DisableOptions
 }
-
-// hangingConcurrency is how many attempts at once an endpoint gets that hangs or
-// keeps failing.
-const hangingConcurrency = 2
 
 // Limits of what is loaded from the table at once, over all endpoints.
 const (
@@ -43,10 +42,17 @@ type Dispatcher struct {
 	log     *slog.Logger
 
 	mu       sync.Mutex
-	ring     []*Endpoint // endpoints with something that may start
+	ring     []*Endpoint             // endpoints that work, with something that may start
+	doubtful []*Endpoint             // endpoints that may not, with something that may start
+	turn     bool                    // the next turn is doubtful's, when both have something
+	paced    map[*Endpoint]time.Time // endpoints with something that may start then
+	open     map[*Endpoint]struct{}  // endpoints whose breaker is open
+	failing  map[*Endpoint]struct{}  // endpoints that have failed since they last took something
 	inflight int
 	slow     int         // attempts of inflight that began longer ago than slowAfter
+	hanging  int         // attempts of slow that began longer ago than HandoverAfter
 	started  []*Delivery // attempts by their start, oldest first, until they are slow
+	waiting  []*Delivery // slow ones by their start, oldest first, until they hang
 	live     liveList
 	windowN  int
 	windowB  int64
@@ -76,6 +82,8 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		attemptCtx: ctx, abort: cancel,
 		reviving: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
+		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
+		failing: make(map[*Endpoint]struct{}),
 	}
 	rec.onCommit = p.committed
 	return p
@@ -103,6 +111,7 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 			now := time.Now()
 			p.beat(now)
 			p.makeWay(now)
+			p.letGo(now)
 			p.handOver(now)
 		}
 	}
@@ -113,18 +122,37 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &ep.lanes
-	was := s.disabled
-	s.disabled = !ep.Subscription().Active
-	s.hangs, s.failures = false, 0
-	switch {
+	was, sub := s.disabled, ep.Subscription()
+	s.disabled = !sub.Active
+	switch now := time.Now(); {
 	case s.disabled && !was:
+		delete(p.failing, ep)
+		delete(p.open, ep)
 		p.parkIdle(ep)
-	case !s.disabled && s.total > 0:
+	case was && !s.disabled:
+		p.forgive(ep)
+		s.pace.recover()
+	case s.url != sub.URL: // it is another endpoint now
+		p.forgive(ep)
+	default: // what was changed may be what it failed by
+		s.breaker.hurry(now)
+		s.pace.resume()
+	}
+	s.url = sub.URL
+	if !s.disabled && s.total > 0 {
 		p.dueAt(ep, time.Now())
 		poke(p.load)
 	}
 	p.enring(ep)
 	p.start()
+}
+
+// forgive forgets what is known about how an endpoint works.
+func (p *Dispatcher) forgive(ep *Endpoint) {
+	s := &ep.lanes
+	s.breaker, s.pace = breaker{}, pace{}
+	delete(p.open, ep)
+	p.healthy(ep)
 }
 
 // Removed cancels everything for a subscription that is gone.
@@ -133,6 +161,8 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 	defer p.mu.Unlock()
 	s := &ep.lanes
 	s.removed = true
+	delete(p.open, ep)
+	delete(p.failing, ep)
 	now := time.Now()
 	for _, l := range s.lanes {
 		keepHead := len(l.queue) > 0 && l.head().onWire
@@ -212,6 +242,21 @@ func (p *Dispatcher) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Load{InFlight: p.inflight, Window: p.windowN, Loaded: p.loaded, WindowBytes: p.windowB}
+}
+
+// Open is the number of endpoints that are given up for a while.
+func (p *Dispatcher) Open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.open)
+}
+
+// Failing is the number of endpoints that have failed since they last took
+// something, without being disabled.
+func (p *Dispatcher) Failing() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.failing)
 }
 
 // Parked is the number of deliveries that wait in the table.

@@ -21,12 +21,20 @@
 //   - it has not ended [Options.HandoverAfter] after it arrived. An attempt on
 //     the wire goes on; the row makes it durable meanwhile;
 //   - an earlier delivery of its lane is parked;
-//   - its endpoint is disabled, or hangs;
+//   - its endpoint is disabled, given up for a while, or has asked for a pause;
 //   - the window, by events or by bytes, stays full.
 //
 // So nothing is in memory for longer than HandoverAfter, and the stream's
 // watermark follows within that and one recording interval whatever the
 // endpoints do.
+//
+// # When an endpoint fails
+//
+// After failures in a row, or when its attempts hang, its breaker opens: one
+// delivery at a time tries it, ever more seldom, and the others spend no attempts.
+// A 429 spends none either: it pauses the endpoint and lowers its rate. What waits
+// comes back slowly when it works again. What takes nothing for too long is
+// disabled, after a warning; its events are parked, never dropped.
 //
 // # Recording
 //

@@ -62,13 +62,19 @@ type laneSet struct {
 	parked   map[uint64]int32
 	total    int // sum of parked
 	unsettle map[uint64]unwritten
-	ready    []*lane // lanes whose head may start, oldest first
-	inRing   bool    // stands in Dispatcher.ring
+	fresh    laneQueue // whose head may start and has no row
+	stored   laneQueue // whose head may start and has one
+	turn     bool      // the next turn is stored's, when both have something
+	inRing   bool      // stands in Dispatcher.ring or Dispatcher.doubtful
 	inflight int
+	restored int // attempts of inflight that began with a row
 	loaded   int // deliveries in memory that have a row
 	live     int // deliveries in memory that have none
-	hangs    bool
-	failures int       // failed attempts in a row
+	breaker  breaker
+	pace     pace
+	health   health
+	works    bool      // its last attempt that ended was taken
+	url      string    // that these are about
 	lastEnd  time.Time // when an attempt last ended
 	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
 	disabled bool
@@ -102,17 +108,59 @@ func (l *lane) pop() {
 	l.queue = l.queue[1:]
 }
 
-// fromTable counts the lanes in memory whose deliveries have rows. Lanes of fresh
-// deliveries do not count: a busy endpoint always has some, and would never get
-// to what waits for it in the table.
-func (s *laneSet) fromTable() int {
-	n := 0
+// fromTable counts the lanes in memory whose deliveries have rows, and those of
+// them that wait for their turn. Lanes of fresh deliveries do not count: a busy
+// endpoint always has some, and would never get to what waits for it in the table.
+func (s *laneSet) fromTable() (all, waiting int) {
 	for _, l := range s.lanes {
 		if len(l.queue) > 0 && l.head().durable {
-			n++
+			all++
+			if !l.head().onWire {
+				waiting++
+			}
 		}
 	}
-	return n
+	return all, waiting
+}
+
+// mayStart tells whether an attempt at the endpoint may start now, as far as it
+// can take one; when not, at is when it may, zero if that is for something else
+// than time to decide.
+func (s *laneSet) mayStart(now time.Time) (may bool, at time.Time) {
+	at = s.pace.next()
+	if s.breaker.open {
+		if s.breaker.probing {
+			return false, time.Time{}
+		}
+		if s.breaker.until.After(at) {
+			at = s.breaker.until
+		}
+	}
+	return !at.After(now), at
+}
+
+// laneQueue holds lanes whose head may start, oldest first. Some may have been
+// parked or cancelled since they joined.
+type laneQueue []*lane
+
+// trim drops what may not start any more from the front, and tells whether
+// something is left.
+func (q *laneQueue) trim() bool {
+	for len(*q) > 0 {
+		l := (*q)[0]
+		if len(l.queue) > 0 && !l.head().onWire && l.ep.lanes.lanes[l.key] == l {
+			return true
+		}
+		q.pop()
+	}
+	return false
+}
+
+func (q *laneQueue) pop() *lane {
+	l := (*q)[0]
+	(*q)[0] = nil
+	*q = (*q)[1:]
+	return l
 }
 
 func (s *laneSet) addParked(key uint64) {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 )
 
 // maxEndpointsAtOnce bounds one query of the loader.
@@ -54,7 +55,11 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		return fmt.Errorf("load parked lanes: %w", err)
 	}
 	for _, ep := range dir.All() {
-		ep.lanes.disabled = !ep.Subscription().Active
+		sub := ep.Subscription()
+		ep.lanes.disabled, ep.lanes.url = !sub.Active, sub.URL
+	}
+	if err := p.restoreHealth(ctx, db, dir); err != nil {
+		return err
 	}
 	for id := range orphans { // removed while no relay ran
 		p.submit(op{kind: opCancel, ep: &Endpoint{id: id, lanes: newLaneSet()}})
@@ -62,8 +67,55 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 	return nil
 }
 
+// restoreHealth learns which endpoints failed under the leader before. Each is
+// tried by one delivery first.
+func (p *Dispatcher) restoreHealth(ctx context.Context, db Pool, dir *Directory) error {
+	rows, err := db.Query(ctx, sqlFailingAll)
+	if err != nil {
+		return fmt.Errorf("load failing endpoints: %w", err)
+	}
+	var id uuid.UUID
+	var since time.Time
+	var warned *time.Time
+	now := time.Now()
+	_, err = pgx.ForEachRow(rows, []any{&id, &since, &warned}, func() error {
+		ep := dir.Get(id)
+		if ep == nil {
+			return nil
+		}
+		s := &ep.lanes
+		s.health = health{since: since}
+		if warned != nil {
+			s.health.warned = *warned
+		}
+		if !s.disabled {
+			p.failing[ep] = struct{}{}
+			p.open[ep] = struct{}{}
+			s.breaker.hung(now)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load failing endpoints: %w", err)
+	}
+	return nil
+}
+
 // minLoadGap keeps a stream of short retries from becoming a stream of queries.
 const minLoadGap = 5 * time.Millisecond
+
+// With rows of so many endpoints in the table, the loader looks through all of
+// them no more often than this.
+const (
+	many    = 500
+	restGap = 20 * time.Millisecond
+)
+
+func (p *Dispatcher) manyWait() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.backlog) > many
+}
 
 // RunLoader brings parked deliveries back into memory when they are due and
 // there is room for them at their endpoint. It returns when ctx ends.
@@ -97,6 +149,10 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 			timer.Stop()
 			return ctx.Err()
 		case <-p.load:
+			if p.manyWait() {
+				timer.Reset(restGap)
+				<-timer.C
+			}
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -107,7 +163,8 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 type wish struct {
 	eps   []*Endpoint
 	ids   [][16]byte
-	lanes []int32 // so many lanes of each
+	lanes []int32 // so many lanes of each,
+	depth []int32 // and so many deliveries of each lane
 
 	// Lanes that are in memory, or whose rows are being written: a key stands for
 	// another lane at each endpoint.
@@ -122,8 +179,8 @@ func (w *wish) skip(ep *Endpoint, lane uint64) {
 	w.skipLane = append(w.skipLane, int64(lane)) //nolint:gosec // bits
 }
 
-// wanted picks endpoints with due rows and room, and tells how long nothing will
-// be due when there is none.
+// wanted picks endpoints with due rows and room, those that work first, and tells
+// how long nothing will be due when there is none.
 func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,43 +188,75 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	wait := time.Minute
 	p.starved = false
 	budget := maxLoaded - p.loaded
-	for ep := range p.backlog {
-		s := &ep.lanes
-		if s.total == 0 || s.removed {
-			delete(p.backlog, ep)
-			continue
-		}
-		if s.disabled || s.nextDue.IsZero() || p.stopping {
-			continue
-		}
-		if d := s.nextDue.Sub(now); d > 0 {
-			wait = min(wait, d)
-			continue
-		}
-		room := min(2*p.concurrency(s)-s.fromTable(), budget)
-		if room <= 0 {
-			p.starved = p.starved || budget <= 0
-			continue // finish looks again
-		}
-		if len(w.eps) == maxEndpointsAtOnce {
-			wait = 0
-			break
-		}
-		budget -= room
-		s.nextDue = time.Time{}
-		w.eps = append(w.eps, ep)
-		w.ids = append(w.ids, ep.id)
-		w.lanes = append(w.lanes, int32(room)) //nolint:gosec // small
-		for key := range s.lanes {
-			w.skip(ep, key)
-		}
-		for key, u := range s.unsettle {
-			u.missed = true
-			s.unsettle[key] = u
-			w.skip(ep, key)
+	for _, working := range []bool{true, false} {
+		for ep := range p.backlog {
+			s := &ep.lanes
+			if s.works != working {
+				continue
+			}
+			if s.total == 0 || s.removed {
+				delete(p.backlog, ep)
+				continue
+			}
+			if s.disabled || s.nextDue.IsZero() || p.stopping {
+				continue
+			}
+			may, at := s.mayStart(now)
+			if !may && at.IsZero() {
+				continue // a probe is on the wire; finish looks again
+			}
+			if s.nextDue.After(at) {
+				at = s.nextDue
+			}
+			if d := at.Sub(now); d > 0 {
+				wait = min(wait, d)
+				continue
+			}
+			room, depth := p.roomFor(s, budget)
+			if room <= 0 {
+				continue // finish looks again
+			}
+			if len(w.eps) == maxEndpointsAtOnce {
+				return w, 0
+			}
+			budget -= room
+			w.add(ep, room, depth)
 		}
 	}
 	return w, wait
+}
+
+// roomFor is how many lanes of an endpoint may be loaded, and how many deliveries
+// of each, when so many deliveries may be loaded in all.
+func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
+	if !s.works {
+		budget -= maxLoaded / 4 // kept for endpoints that work
+	}
+	p.starved = p.starved || budget <= 0
+	all, waiting := s.fromTable()
+	lanes, depth = 2*p.opts.EndpointConcurrency-all, maxFollower
+	switch {
+	case s.breaker.open:
+		lanes, depth = 1-waiting, 1
+	case s.pace.slowed():
+		lanes, depth = min(lanes, 2-waiting), 2
+	}
+	return min(lanes, budget), depth
+}
+
+func (w *wish) add(ep *Endpoint, lanes, depth int) {
+	s := &ep.lanes
+	s.nextDue = time.Time{}
+	w.eps, w.ids = append(w.eps, ep), append(w.ids, ep.id)
+	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) //nolint:gosec // small
+	for key := range s.lanes {
+		w.skip(ep, key)
+	}
+	for key, u := range s.unsettle {
+		u.missed = true
+		s.unsettle[key] = u
+		w.skip(ep, key)
+	}
 }
 
 // again puts back what could not be loaded.
@@ -194,7 +283,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 	for _, ep := range w.eps {
 		byID[ep.id] = ep
 	}
-	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), maxFollower)
+	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), w.depth)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ type Metrics struct {
 	quarantine *prometheus.CounterVec
 	events     prometheus.Counter
 	unmatched  prometheus.Counter
+	disables   *prometheus.CounterVec
+	warnings   prometheus.Counter
 	batches    prometheus.Counter
 	outcomes   prometheus.Counter
 
@@ -52,6 +54,10 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 			Help: "Rows that became events."}),
 		unmatched: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_events_unmatched_total",
 			Help: "Events that no subscription of their tenant matches."}),
+		disables: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_endpoints_disabled_total",
+			Help: "Subscriptions that the relay disabled, by why."}, []string{"reason"}),
+		warnings: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_endpoint_warnings_total",
+			Help: "Warnings that an endpoint will be disabled if it goes on failing."}),
 		batches: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_record_batches_total",
 			Help: "Recording batches that were committed."}),
 		outcomes: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_recorded_total",
@@ -59,7 +65,10 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		cap: tenants, tenants: make(map[string]string),
 	}
 	reg.MustRegister(m.deliveries, m.duration, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
-		m.unmatched, m.batches, m.outcomes)
+		m.unmatched, m.batches, m.outcomes, m.disables, m.warnings)
+	for _, reason := range []string{DisabledGone, DisabledFailing} {
+		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
+	}
 	return m
 }
 
@@ -119,6 +128,10 @@ func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
 func (m *Metrics) retry(f *Flight, r Reason) {
 	m.retries.WithLabelValues(f.Type, string(r), m.tenant(f.TenantID)).Inc()
 }
+
+func (m *Metrics) disabled(reason string) { m.disables.WithLabelValues(reason).Inc() }
+
+func (m *Metrics) warned() { m.warnings.Inc() }
 
 func (m *Metrics) batch(n int) {
 	m.batches.Inc()

@@ -15,8 +15,11 @@ const (
 	opEnded                        // a delivery has ended; deletes: its parked row goes
 	opPromote                      // the first row of a lane becomes due
 	opDisable                      // the subscription is disabled for the reason in text
+	opFailing                      // the endpoint has failed since at, and was warned of at warned
+	opHealthy                      // the endpoint works again, or is forgiven
 	opCancel                       // the subscription is gone: cancel its rows
 	opQuarantine                   // a row that could not become an event
+	opHurry                        // what waits for the endpoint's sake is due at next
 	opKick                         // somebody wants a waiting delivery tried now
 	opRevive                       // somebody wants a dead delivery tried again
 	opForget                       // a request is carried out, or a quarantined row is settled
@@ -32,6 +35,7 @@ type op struct {
 	next       time.Time // zero: waits behind others of its lane
 	status     Status
 	at         time.Time
+	warned     time.Time
 	took       time.Duration
 	attempts   int
 	history    []byte

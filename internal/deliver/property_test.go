@@ -55,7 +55,13 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
 			switch {
 			case h%100 < 20 && try <= int(h>>8%3)+1: //nolint:gosec // small
 				return errOutcome
-			case h%100 < 26 && try == 1: // hangs past the hand-over
+			case h%100 < 23 && try <= int(h>>8%2)+1: //nolint:gosec // small
+				return throttle(time.Duration(h>>12%20) * time.Millisecond) //nolint:gosec // small
+			case h%100 < 25 && try == 1:
+				out := errOutcome
+				out.RetryAfter = 20 * time.Millisecond
+				return out
+			case h%100 < 31 && try == 1: // hangs past the hand-over
 				wait = 60 * time.Millisecond
 			case h%100 < 50:
 				wait = time.Duration(h>>16%3) * time.Millisecond //nolint:gosec // small

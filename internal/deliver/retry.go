@@ -73,6 +73,12 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 func (p *Dispatcher) kick(ep *Endpoint, id uuid.UUID, request int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if ep == nil { // its subscription was removed a moment ago
+		p.submit(op{kind: opForget, forget: forget{request: request}})
+		return
+	}
+	ep.lanes.breaker.hurry(time.Now())
+	ep.lanes.pace.resume()
 	p.submit(op{kind: opKick, ep: ep, id: id, next: time.Now(), forget: forget{request: request}})
 }
 

@@ -13,8 +13,17 @@ type Schedule struct {
 	// Jitter lengthens each wait by a random share of itself, from 0 up to this.
 	// It never shortens one, so that a receiver's wish stays respected.
 	Jitter float64
-	// MaxRetryAfter bounds what a receiver may ask for.
+	// MaxRetryAfter bounds what a receiver may ask for; 0: it is not listened to.
 	MaxRetryAfter time.Duration
+	MinRetryAfter time.Duration // a shorter one is made so long
+}
+
+// Wish is what a receiver asked for (Retry-After), within the bounds; 0: nothing.
+func (s Schedule) Wish(retryAfter time.Duration) time.Duration {
+	if retryAfter <= 0 {
+		return 0
+	}
+	return min(max(retryAfter, s.MinRetryAfter), s.MaxRetryAfter)
 }
 
 // Next returns the wait before the next attempt after made attempts, and false
@@ -24,9 +33,11 @@ func (s Schedule) Next(made int, retryAfter time.Duration) (time.Duration, bool)
 	if made >= len(s.Delays) {
 		return 0, false
 	}
-	wait := s.Delays[max(made, 0)]
-	if retryAfter > 0 {
-		wait = max(wait, min(retryAfter, s.MaxRetryAfter))
-	}
-	return wait + time.Duration(rand.Float64()*s.Jitter*float64(wait)), true //nolint:gosec // jitter is no secret
+	wait := max(s.Delays[max(made, 0)], s.Wish(retryAfter))
+	return time.Duration(s.Stretch() * float64(wait)), true
+}
+
+// Stretch is the jitter: a random factor from 1 to 1 + Jitter.
+func (s Schedule) Stretch() float64 {
+	return 1 + rand.Float64()*s.Jitter //nolint:gosec // jitter is no secret
 }

@@ -4,10 +4,6 @@ import (
 	"time"
 )
 
-// failuresInRow is after how many failed attempts in a row new deliveries are
-// parked at once. They are still attempted, from the table, one after another.
-const failuresInRow = 5
-
 // finish settles an attempt and decides what its lane does next.
 func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	s := &d.ep.lanes
@@ -18,6 +14,13 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	if d.slow {
 		d.slow = false
 		p.slow--
+	}
+	if d.hangs {
+		d.hangs = false
+		p.hanging--
+	}
+	if d.stored {
+		s.restored--
 	}
 	s.lastEnd = now
 	l := d.lane
@@ -34,18 +37,25 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		}
 		p.dropLane(l)
 	case out.Success():
-		s.failures, s.hangs = 0, false
+		d.note(out.entry)
+		p.wentWell(d, out, now)
 		p.metrics.ended(d.flight, StatusDelivered, now)
 		p.leave(d)
 		p.submitEnded(d, StatusDelivered, out, now)
 		p.advance(l)
 	case out.Aborted:
+		s.breaker.inconclusive(now, d.probe)
 		p.leave(d)
 		p.keep(d, now)
 		p.parkRest(l)
 		p.dropLane(l)
+	case out.Throttled():
+		p.throttled(d, out, now)
 	default:
 		p.failed(d, out, now)
+	}
+	if s.disabled || s.breaker.open || s.pace.until.After(now) {
+		p.parkIdle(d.ep)
 	}
 	p.enring(d.ep)
 	if s.total > s.loaded || p.starved {
@@ -53,17 +63,35 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	}
 }
 
+// throttled settles an attempt that the endpoint had no time for. It costs no
+// attempt; the endpoint gets a pause and fewer attempts a second.
+func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
+	s, l := &d.ep.lanes, d.lane
+	d.failed(out)
+	p.metrics.retry(d.flight, out.Reason)
+	p.unhealthy(d.ep, out, now)
+	s.breaker.inconclusive(now, d.probe)
+	wish := p.opts.Schedule.Wish(out.RetryAfter)
+	until := s.pace.throttled(d.startedAt, now, wish, p.opts.EndpointConcurrency, p.opts.Pace)
+	wait := time.Duration(p.opts.Schedule.Stretch() * float64(until.Sub(now)))
+	p.leave(d)
+	p.keep(d, now.Add(wait))
+	p.parkRest(l)
+	p.dropLane(l)
+}
+
 func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	s, l := &d.ep.lanes, d.lane
-	d.failed(out, now)
-	if s.failures++; s.failures >= failuresInRow {
-		s.hangs = true
+	d.failed(out)
+	s.works = false
+	if s.breaker.failed(now, d.id, d.probe, p.opts.Breaker, p.opts.Schedule.Stretch()) {
+		p.opened(d.ep, string(out.Reason))
 	}
-	if out.Gone && !s.disabled {
-		s.disabled = true
-		p.submit(op{kind: opDisable, ep: d.ep, text: "gone: the endpoint answered 410"})
-		defer p.parkIdle(d.ep)
+	s.pace.failed(d.startedAt, now, p.opts.EndpointConcurrency)
+	if wish := p.opts.Schedule.Wish(out.RetryAfter); out.Unavailable() && wish > 0 {
+		s.pace.pause(now, wish)
 	}
+	p.unhealthy(d.ep, out, now)
 	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
@@ -233,9 +261,6 @@ func (p *Dispatcher) parkLane(l *lane, now time.Time) {
 		return
 	}
 	s := &l.ep.lanes
-	if now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 {
-		s.hangs = true
-	}
 	l.queue = l.queue[1:]
 	p.park(head, now.Add(p.opts.Timeout+time.Second))
 	s.loaded++

@@ -27,11 +27,24 @@ type Outcome struct {
 	Duration   time.Duration
 	RetryAfter time.Duration // what the receiver asked for, 0 for nothing
 	Gone       bool          // the receiver wants nothing more, ever (410)
+	Phases     Phases        // what of it the Sink can tell
+	Address    string        // that was dialed, for the operator
+	Answer     string        // first bytes of the answer's body, when it was a failure
 	Aborted    bool          // we gave up ourselves because of a stop: says nothing of the endpoint
+
+	entry []byte // for the delivery's history; the Dispatcher makes it
 }
 
 // Success tells whether the receiver took the event.
 func (o Outcome) Success() bool { return o.Reason == "" && !o.Aborted }
+
+// Throttled tells whether the receiver wants fewer attempts (429): it works, and
+// the attempt costs the delivery none.
+func (o Outcome) Throttled() bool { return o.Reason == ReasonHTTP429 }
+
+// Unavailable tells whether the receiver takes nothing at all for now (503), so
+// that its Retry-After holds for all that waits for it.
+func (o Outcome) Unavailable() bool { return o.StatusCode == 503 }
 
 // Sink makes one attempt. It returns when the attempt has ended or ctx has.
 type Sink interface {

@@ -32,8 +32,9 @@ type Record struct {
 	// Waits tells that an earlier event of the same key is ahead of it.
 	Waits bool `json:"waits_for_earlier"`
 	// DurationMicros is how long the last attempt took.
-	DurationMicros *int            `json:"duration_us"`
-	History        json.RawMessage `json:"failed_attempts"`
+	DurationMicros *int `json:"duration_us"`
+	// History has an entry an attempt, from the first failure on (see Attempt).
+	History json.RawMessage `json:"history"`
 }
 
 // Filter narrows a list of deliveries; zero fields match everything.

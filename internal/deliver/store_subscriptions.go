@@ -30,7 +30,7 @@ type Subscriptions struct{ DB Pool }
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description,
 		sub.Ordering)
-	added, err := scanSubscription(row)
+	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
@@ -45,7 +45,7 @@ func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription,
 		return nil, fmt.Errorf("list subscriptions: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Subscription, error) {
-		sub, err := scanSubscription(row)
+		sub, err := scanSubscription(row, true)
 		return *sub, err
 	})
 	if err != nil {
@@ -56,7 +56,7 @@ func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription,
 
 // Get returns one subscription, or ErrNotFound.
 func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, error) {
-	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id))
+	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id), true)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("subscription %s: %w", id, ErrNotFound)
 	}

@@ -29,6 +29,12 @@ type Subscription struct {
 	DisabledReason *string       `json:"disabled_reason"`
 	CreatedAt      time.Time     `json:"created_at"`
 	UpdatedAt      time.Time     `json:"updated_at"`
+
+	// FailingSince is when its endpoint first failed since it last took something,
+	// and WarnedAt when the log warned that it will be disabled; nil: neither. The
+	// Directory does not read them: they change while the subscription stays.
+	FailingSince *time.Time `json:"failing_since"`
+	WarnedAt     *time.Time `json:"warned_at"`
 }
 
 // CheckPattern tells what is wrong with an entry of Events. Valid are a whole

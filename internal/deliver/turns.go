@@ -10,82 +10,171 @@ import (
 const slowAfter = 20 * time.Millisecond
 
 func (p *Dispatcher) makeReady(l *lane) {
-	s := &l.ep.lanes
-	s.ready = append(s.ready, l)
-	p.enring(l.ep)
-}
-
-func (p *Dispatcher) concurrency(s *laneSet) int {
-	if s.hangs {
-		return min(hangingConcurrency, p.opts.EndpointConcurrency)
+	if s := &l.ep.lanes; l.head().durable {
+		s.stored = append(s.stored, l)
+	} else {
+		s.fresh = append(s.fresh, l)
 	}
-	return p.opts.EndpointConcurrency
+	p.enring(l.ep)
 }
 
 // enring lines an endpoint up when something of it may start. Endpoints take
 // turns, one attempt each, so that none waits for another's backlog.
 func (p *Dispatcher) enring(ep *Endpoint) {
 	s := &ep.lanes
-	if !s.inRing && len(s.ready) > 0 && s.inflight < p.concurrency(s) {
+	if !s.inRing && len(s.fresh)+len(s.stored) > 0 && s.inflight < p.opts.EndpointConcurrency {
 		s.inRing = true
-		p.ring = append(p.ring, ep)
+		if s.works {
+			p.ring = append(p.ring, ep)
+		} else {
+			p.doubtful = append(p.doubtful, ep)
+		}
 	}
 }
 
-// free tells whether another attempt may be on the wire.
-func (p *Dispatcher) free() bool {
-	if limit := p.opts.FreshConcurrency; limit > 0 && p.inflight-p.slow >= limit {
-		return false
+// works notes that an attempt was taken: the endpoint need not wait behind those
+// that may hang.
+func (p *Dispatcher) works(ep *Endpoint) {
+	if s := &ep.lanes; !s.works {
+		s.works, s.inRing = true, false
+		p.enring(ep)
 	}
-	return p.inflight < p.opts.Concurrency
+}
+
+// nextEndpoint takes the endpoint whose turn it is, nil when nothing may start. A
+// quarter of all attempts is for endpoints whose last attempt was taken: were all
+// the others to hang, these would not notice. What has hung for HandoverAfter makes
+// way, so at most Concurrency*(1+Timeout/HandoverAfter) attempts are on the wire.
+func (p *Dispatcher) nextEndpoint() *Endpoint {
+	most := p.opts.Concurrency
+	busy := p.inflight - p.hanging
+	if limit := p.opts.FreshConcurrency; busy >= most || limit > 0 && p.inflight-p.slow >= limit {
+		return nil
+	}
+	from := &p.ring
+	if len(p.doubtful) > 0 && busy < most-most/4 && (p.turn || len(p.ring) == 0) {
+		from = &p.doubtful
+	}
+	if len(*from) == 0 {
+		return nil
+	}
+	p.turn = from == &p.ring
+	ep := (*from)[0]
+	(*from)[0] = nil
+	*from = (*from)[1:]
+	return ep
+}
+
+// letGo lines endpoints up whose time has come.
+func (p *Dispatcher) letGo(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ep, at := range p.paced {
+		if !at.After(now) {
+			delete(p.paced, ep)
+			p.enring(ep)
+		}
+	}
+	p.start()
+}
+
+// pick takes the lane of an endpoint whose turn it is, nil when none may start.
+// Fresh deliveries and those from the table take turns, so that neither a backlog
+// nor a busy stream keeps the other out.
+func (p *Dispatcher) pick(ep *Endpoint, now time.Time) *lane {
+	s := &ep.lanes
+	most := p.opts.EndpointConcurrency
+	fresh, stored := s.fresh.trim(), s.stored.trim()
+	if s.inflight >= most || !fresh && !stored {
+		return nil
+	}
+	if may, at := s.mayStart(now); !may {
+		if !at.IsZero() {
+			p.paced[ep] = at
+		}
+		return nil
+	}
+	stored = stored && s.pace.backlogMay(s.restored, most, fresh)
+	switch {
+	case stored && (s.turn || !fresh):
+		s.turn = false
+		return s.stored.pop()
+	case fresh:
+		s.turn = true
+		return s.fresh.pop()
+	}
+	return nil
 }
 
 // makeWay stops counting attempts that only wait, and lets others start.
 func (p *Dispatcher) makeWay(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
-	for n < len(p.started) && now.Sub(p.started[n].startedAt) > slowAfter {
-		if d := p.started[n]; d.onWire {
-			d.slow = true
-			p.slow++
+	p.started = olderThan(p.started, now.Add(-slowAfter), func(d *Delivery) {
+		d.slow = true
+		p.slow++
+		p.waiting = append(p.waiting, d)
+	})
+	p.waiting = olderThan(p.waiting, now.Add(-p.opts.HandoverAfter), func(d *Delivery) {
+		d.hangs = true
+		p.hanging++
+		s := &d.ep.lanes
+		if now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
+			p.opened(d.ep, "hangs")
+			p.parkIdle(d.ep)
 		}
-		p.started[n] = nil
+	})
+	p.start()
+}
+
+// olderThan calls f for each attempt that began before a time and is still on the
+// wire, and returns the list without those that began before it.
+func olderThan(list []*Delivery, before time.Time, f func(*Delivery)) []*Delivery {
+	n := 0
+	for n < len(list) && list[n].startedAt.Before(before) {
+		if list[n].onWire {
+			f(list[n])
+		}
+		list[n] = nil
 		n++
 	}
-	if p.started = p.started[n:]; len(p.started) == 0 {
-		p.started = nil
+	if list = list[n:]; len(list) == 0 {
+		return nil
 	}
-	p.start()
+	return list
 }
 
 // next takes the delivery whose turn it is and counts it as on the wire; nil
 // when nothing may start.
 func (p *Dispatcher) next() *Delivery {
-	for len(p.ring) > 0 && p.free() && !p.stopping && p.held == 0 && !p.stale(time.Now()) {
-		ep := p.ring[0]
-		p.ring[0] = nil
-		p.ring = p.ring[1:]
+	for !p.stopping && p.held == 0 {
+		now := time.Now()
+		if p.stale(now) {
+			return nil
+		}
+		ep := p.nextEndpoint()
+		if ep == nil {
+			return nil
+		}
 		s := &ep.lanes
 		s.inRing = false
-		if len(s.ready) == 0 || s.inflight >= p.concurrency(s) {
+		l := p.pick(ep, now)
+		if l == nil {
 			continue
 		}
-		l := s.ready[0]
-		s.ready[0] = nil
-		s.ready = s.ready[1:]
-		if len(l.queue) == 0 || l.head().onWire || s.lanes[l.key] != l {
-			p.enring(ep)
-			continue // parked or cancelled meanwhile
-		}
 		d := l.head()
-		d.onWire, d.startedAt = true, time.Now()
+		d.onWire, d.startedAt, d.stored = true, now, d.durable
+		d.probe = s.breaker.started()
+		s.pace.started(now)
 		p.started = append(p.started, d)
 		if s.inflight == 0 {
-			s.lastEnd = d.startedAt
+			s.lastEnd = now
 		}
 		s.inflight++
 		p.inflight++
+		if d.stored {
+			s.restored++
+		}
 		p.enring(ep)
 		return d
 	}
@@ -109,6 +198,7 @@ func (p *Dispatcher) work(d *Delivery) {
 	defer p.workers.Done()
 	for d != nil {
 		out := p.attempt(d)
+		out.entry = d.entry(out, time.Now())
 		p.mu.Lock()
 		p.finish(d, out)
 		d = p.next()

@@ -254,12 +254,13 @@ type leader struct {
 type setting func(*Options, *RecorderOptions)
 
 func testOptions() (Options, RecorderOptions) {
-	ms := time.Millisecond
 	return Options{
 			Schedule: Schedule{Delays: []time.Duration{0, 20 * ms, 20 * ms, 20 * ms, 20 * ms, 20 * ms, 20 * ms, 20 * ms,
 				20 * ms, 20 * ms, 20 * ms, 20 * ms}, MaxRetryAfter: time.Hour},
 			Timeout: 10 * time.Second, HandoverAfter: 100 * ms, Concurrency: 64, EndpointConcurrency: 8,
 			WindowEvents: 1000, WindowBytes: 1 << 20,
+			Breaker: BreakerOptions{Failures: 5, FirstProbe: 5 * ms, MaxProbe: 40 * ms},
+			Pace:    PaceOptions{FirstPause: 10 * ms, MaxPause: 50 * ms, MinRate: 200},
 		}, RecorderOptions{Slot: testSlot, Interval: 5 * ms, Batch: 100, Log: LogAll, LogRetention: time.Hour,
 			ProgressInterval: 20 * ms}
 }

@@ -47,6 +47,7 @@ func (w *writer) queue(ops []op) {
 	var park, ended, update, remove []*op
 	latest := make(map[*Delivery]int) // place in update of a delivery's last one
 	var promoted, cancelled []*op
+	health := make(map[*Endpoint]*op) // the last one of each
 	for i := range ops {
 		o := &ops[i]
 		switch o.kind {
@@ -71,6 +72,8 @@ func (w *writer) queue(ops []op) {
 			promoted = append(promoted, o)
 		case opCancel:
 			cancelled = append(cancelled, o)
+		case opFailing, opHealthy:
+			health[o.ep] = o
 		}
 	}
 	w.bodies(park, ended)
@@ -78,6 +81,7 @@ func (w *writer) queue(ops []op) {
 	w.update(update)
 	w.ended(ended)
 	w.remove(remove)
+	w.health(health)
 	w.others(ops)
 	w.cancel(cancelled)
 	w.promote(promoted)
@@ -207,6 +211,25 @@ func (w *writer) ended(ops []*op) {
 		errs, statusCode, durationMicro, ended, hist)
 }
 
+func (w *writer) health(last map[*Endpoint]*op) {
+	var failing, healthy [][16]byte
+	var since []time.Time
+	var warned []*time.Time
+	for ep, o := range last {
+		if o.kind == opHealthy {
+			healthy = append(healthy, ep.id)
+			continue
+		}
+		failing, since, warned = append(failing, ep.id), append(since, o.at), append(warned, timeOrNil(o.warned))
+	}
+	if len(failing) > 0 {
+		w.batch.Queue(sqlFailing, failing, since, warned)
+	}
+	if len(healthy) > 0 {
+		w.batch.Queue(sqlHealthy, healthy)
+	}
+}
+
 // others queues the rare ops one by one.
 func (w *writer) others(ops []op) {
 	for i := range ops {
@@ -214,6 +237,8 @@ func (w *writer) others(ops []op) {
 		switch o.kind {
 		case opDisable:
 			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text)
+		case opHurry:
+			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next)
 		case opKick:
 			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
 		case opRevive:
@@ -242,6 +267,7 @@ func (w *writer) cancel(ops []*op) {
 	}
 	w.freesBodies = true
 	w.batch.Queue(sqlCancel, ids)
+	w.batch.Queue(sqlHealthy, ids)
 }
 
 func (w *writer) promote(ops []*op) {

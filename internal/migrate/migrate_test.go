@@ -108,7 +108,8 @@ func TestUp_AppliesEverythingOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(first.Applied) == 0 || first.Applied[0] != "0001_outbox.sql" || first.Version != int64(len(first.Applied)) {
+	if len(first.Applied) == 0 || first.Applied[0] != "0001_outbox.sql" ||
+		!strings.HasPrefix(first.Applied[len(first.Applied)-1], fmt.Sprintf("%04d_", first.Version)) {
 		t.Errorf("first run: %+v", first)
 	}
 	if want := []string{"customer.sql", "emit.sql", "payment.sql", "sales_order.sql"}; !slices.Equal(first.Functions, want) {

@@ -1,3 +1,4 @@
-SELECT id, tenant_id, url, events, secret, description, ordering, active, disabled_reason, created_at, updated_at
-  FROM relay.subscriptions
- WHERE id = $1
+SELECT s.id, s.tenant_id, s.url, s.events, s.secret, s.description, s.ordering, s.active, s.disabled_reason,
+       s.created_at, s.updated_at, f.since, f.warned_at
+  FROM relay.subscriptions s LEFT JOIN relay.failing f ON f.subscription_id = s.id
+ WHERE s.id = $1

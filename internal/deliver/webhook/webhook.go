@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,9 @@ import (
 // maxAnswer is how much of an answer is read, so that its connection can be used
 // again; a longer one costs its connection.
 const maxAnswer = 64 << 10
+
+// keptAnswer is how much of a failure's answer goes into the delivery's history.
+const keptAnswer = 512
 
 // Poster is the Sink that speaks HTTP. It is safe for concurrent use.
 type Poster struct {
@@ -40,6 +44,8 @@ var jsonContent = []string{"application/json"}
 func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
+	var t trace
+	ctx = httptrace.WithClientTrace(ctx, t.hooks())
 	started := time.Now()
 	header := make(http.Header, 8)
 	r.Signer.Headers(header, r.EventID, started.Unix(), r.Body)
@@ -59,19 +65,32 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 
 	resp, err := p.Transport.RoundTrip(req)
 	if err != nil {
-		return p.failed(ctx, err, time.Since(started))
+		out := p.failed(ctx, err, time.Since(started))
+		t.fill(&out)
+		return out
 	}
+	out := Classify(resp.StatusCode)
 	// The body of a 101 is the connection itself, and no deadline holds for it.
 	if resp.StatusCode != http.StatusSwitchingProtocols {
+		if !out.Success() {
+			out.Answer = firstBytes(resp.Body)
+		}
 		_, _ = io.CopyN(io.Discard, resp.Body, maxAnswer)
 	}
 	_ = resp.Body.Close()
-	out := Classify(resp.StatusCode)
 	out.Duration = time.Since(started)
+	t.fill(&out)
 	if !out.Success() {
 		out.RetryAfter = ParseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
 	return out
+}
+
+// firstBytes reads the begin of an answer. What broke off counts as far as it came.
+func firstBytes(body io.Reader) string {
+	b := make([]byte, keptAnswer)
+	n, _ := io.ReadFull(body, b) // at its end there is less
+	return string(b[:n])
 }
 
 // Classify turns a status code into an Outcome.

@@ -1,0 +1,104 @@
+package deliver
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// BreakerOptions say when an endpoint is given up for a while.
+type BreakerOptions struct {
+	Failures   int           // so many failed attempts in a row open it
+	FirstProbe time.Duration // wait from the opening to the first probe
+	MaxProbe   time.Duration // the wait doubles with each probe that fails, up to this
+}
+
+// breaker decides whether an endpoint is worth an attempt. Closed, it lets all
+// through. Open, it lets one probe through at a time, each later than the one
+// before, until something succeeds; what waits spends no attempts meanwhile. It
+// does no I/O and knows no clock. The zero breaker is closed.
+type breaker struct {
+	open     bool
+	probing  bool      // a probe is on the wire
+	until    time.Time // the next probe starts no earlier
+	interval time.Duration
+	failures int // in a row
+
+	// Failures of one delivery alone may be that delivery's fault.
+	first   uuid.UUID // the delivery that failed first since the last success
+	several bool      // another one failed besides
+}
+
+// mayStart tells whether an attempt may start now.
+func (b *breaker) mayStart(now time.Time) bool {
+	return !b.open || !b.probing && !now.Before(b.until)
+}
+
+// started notes an attempt and tells whether it is a probe.
+func (b *breaker) started() bool {
+	b.probing = b.open
+	return b.open
+}
+
+// succeeded closes the breaker. It tells whether an outage has ended: it was open,
+// and not because of one delivery.
+func (b *breaker) succeeded() (recovered bool) {
+	recovered = b.open && b.several
+	*b = breaker{}
+	return recovered
+}
+
+// failed notes a failed attempt of a delivery and tells whether the breaker has
+// opened by it. Attempts that were on the wire when it opened, and fail later, put
+// the next probe off; only a probe makes the wait longer. stretch, from 1 up, is
+// the jitter.
+func (b *breaker) failed(now time.Time, id uuid.UUID, probe bool, o BreakerOptions, stretch float64) (opened bool) {
+	b.failures++
+	if b.first == uuid.Nil {
+		b.first = id
+	}
+	b.several = b.several || b.first != id
+	switch {
+	case !b.open && b.failures < o.Failures:
+		return false
+	case !b.open:
+		b.open, opened = true, true
+		b.interval = min(o.FirstProbe, o.MaxProbe)
+	case probe:
+		b.probing = false
+		b.interval = min(max(2*b.interval, o.FirstProbe), o.MaxProbe)
+	}
+	if next := now.Add(time.Duration(stretch * float64(b.interval))); next.After(b.until) {
+		b.until = next
+	}
+	return opened
+}
+
+// hung opens the breaker because attempts do not end. A probe may start at once:
+// it may be one delivery alone that takes so long.
+func (b *breaker) hung(now time.Time) (opened bool) {
+	if b.open {
+		return false
+	}
+	b.open, b.until = true, now
+	return true
+}
+
+// inconclusive notes the end of an attempt that says nothing about whether the
+// endpoint works: it asked for patience, or we gave up ourselves.
+func (b *breaker) inconclusive(now time.Time, probe bool) {
+	if !probe {
+		return
+	}
+	b.probing = false
+	if next := now.Add(b.interval); next.After(b.until) {
+		b.until = next
+	}
+}
+
+// hurry lets the next probe start at once, because somebody asks for it.
+func (b *breaker) hurry(now time.Time) {
+	if b.until.After(now) {
+		b.until = now
+	}
+}

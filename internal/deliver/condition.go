@@ -1,0 +1,84 @@
+package deliver
+
+import (
+	"fmt"
+	"time"
+)
+
+// Reasons for which the relay disables a subscription by itself: a closed set, the
+// beginning of relay.subscriptions.disabled_reason and a label of a metric.
+const (
+	DisabledGone    = "gone"    // the endpoint answered 410
+	DisabledFailing = "failing" // it took nothing for DisableOptions.After
+)
+
+// wentWell tells an endpoint's breaker and pace of a success. After an outage the
+// backlog begins slowly, and what waits for the endpoint need not wait longer.
+func (p *Dispatcher) wentWell(d *Delivery, out Outcome, now time.Time) {
+	s := &d.ep.lanes
+	p.works(d.ep)
+	p.healthy(d.ep)
+	if s.breaker.open {
+		delete(p.open, d.ep)
+	}
+	if s.breaker.succeeded() {
+		p.log.Info("endpoint works again", "subscription", d.ep.id, "parked", s.total)
+		s.pace.recover()
+		p.submit(op{kind: opHurry, ep: d.ep, next: now})
+	}
+	s.pace.succeeded(d.startedAt, now, out.Duration, p.opts.EndpointConcurrency)
+}
+
+// opened notes that an endpoint is given up for a while.
+func (p *Dispatcher) opened(ep *Endpoint, why string) {
+	p.open[ep] = struct{}{}
+	ep.lanes.works = false
+	p.log.Info("endpoint given up for a while; one delivery at a time tries whether it works again",
+		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", why)
+}
+
+// healthy forgets the failures of an endpoint.
+func (p *Dispatcher) healthy(ep *Endpoint) {
+	delete(p.failing, ep)
+	if ep.lanes.health.succeeded() {
+		p.submit(op{kind: opHealthy, ep: ep})
+	}
+}
+
+// unhealthy notes a failed attempt in the long record of an endpoint, and warns or
+// disables when it is time for that.
+func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
+	s := &ep.lanes
+	if s.disabled {
+		return
+	}
+	sub, o := ep.Subscription(), p.opts.Disable
+	v := s.health.failed(now, o)
+	p.failing[ep] = struct{}{}
+	if v == verdictFailing || v == verdictWarn {
+		p.submit(op{kind: opFailing, ep: ep, at: s.health.since, warned: s.health.warned})
+	}
+	since := s.health.since.UTC().Format(time.RFC3339)
+	switch {
+	case out.Gone:
+		p.disable(ep, DisabledGone, "the endpoint answered 410")
+	case v == verdictDisable:
+		p.disable(ep, DisabledFailing, fmt.Sprintf("the endpoint has taken nothing since %s; the last attempt: %s", since, out.Reason))
+	case v == verdictWarn:
+		p.metrics.warned()
+		p.log.Warn("endpoint keeps failing; it will be disabled if it goes on: see `relay subscriptions show`",
+			"subscription", ep.id, "tenant", sub.TenantID, "since", since, "disabled_after", o.After, "reason", out.Reason)
+	}
+}
+
+// disable stops all attempts at an endpoint until it is enabled again. Its events
+// are parked meanwhile.
+func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
+	ep.lanes.disabled = true
+	delete(p.failing, ep)
+	delete(p.open, ep)
+	p.metrics.disabled(reason)
+	p.log.Error("subscription disabled; its events are kept and wait: `relay subscriptions enable` goes on with them",
+		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", reason, "detail", text)
+	p.submit(op{kind: opDisable, ep: ep, text: reason + ": " + text})
+}

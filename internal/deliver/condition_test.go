@@ -1,0 +1,150 @@
+package deliver
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+func disableAfter(d time.Duration) setting {
+	return func(o *Options, _ *RecorderOptions) { o.Disable = DisableOptions{After: d, Warning: d / 2} }
+}
+
+const isFailing = "SELECT count(*) FROM relay.failing WHERE subscription_id = $1"
+
+func TestCondition_DisablesWhatFailsForTooLongAndKeepsItsEvents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	l := w.lead(disableAfter(300*ms), func(o *Options, _ *RecorderOptions) {
+		for i := range 200 {
+			o.Schedule.Delays = append(o.Schedule.Delays, time.Duration(20+i)*ms)
+		}
+	})
+	w.sink.on("a.test", failing)
+	sent := l.send(keys(20)...)
+	eventually(t, "the subscription is disabled", func() bool {
+		return w.count("SELECT count(*) FROM relay.subscriptions WHERE NOT active AND disabled_reason LIKE 'failing: %http_5xx'") == 1
+	})
+	l.refresh(id) // as the notification does
+	eventually(t, "what was on the wire has ended", func() bool { return l.p.Load().InFlight == 0 })
+	n := w.sink.attempts("a.test")
+	sent = append(sent, l.send(keys(20)...)...)
+	l.quiet()
+	if w.sink.attempts("a.test") != n {
+		t.Error("attempts at a disabled endpoint")
+	}
+	if w.parked() != len(sent) {
+		t.Errorf("%d rows, want %d: events of a disabled endpoint are kept", w.parked(), len(sent))
+	}
+	for name, want := range map[string]float64{"relay_endpoints_disabled_total": 1, "relay_endpoint_warnings_total": 1} {
+		if got := l.metric(name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	w.sink.on("a.test", ok)
+	if err := (Subscriptions{DB: w.pool}).SetActive(context.Background(), id, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	l.refresh(id)
+	w.arrivedInAll("a.test", sent...)
+	w.inKeyOrder("a.test", sent...)
+	l.quiet()
+	if w.count(isFailing, id) != 0 {
+		t.Error("the failures are remembered after it was enabled again")
+	}
+}
+
+func TestCondition_ARestartDoesNotForgetSinceWhenItFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.sink.on("a.test", failing)
+	l := w.lead()
+	l.send("k1")
+	eventually(t, "it is known to fail", func() bool { return w.count(isFailing, id) == 1 })
+	since := w.text("SELECT since::text FROM relay.failing")
+	l.stop(patience)
+	next := w.lead()
+	if next.p.Failing() != 1 || next.p.Open() != 1 {
+		t.Errorf("%d failing and %d given up after the restart, want 1 and 1", next.p.Failing(), next.p.Open())
+	}
+	n := w.sink.attempts("a.test")
+	eventually(t, "it is tried", func() bool { return w.sink.attempts("a.test") > n })
+	next.quiet()
+	if got := w.text("SELECT since::text FROM relay.failing"); got != since {
+		t.Errorf("it fails since %s, before the restart since %s", got, since)
+	}
+	w.sink.on("a.test", ok)
+	eventually(t, "it works again", func() bool { return w.count(isFailing, id) == 0 && next.p.Failing() == 0 })
+}
+
+func TestCondition_EndlessThrottlingEndsWithDisabling(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("a.test")
+	l := w.lead(disableAfter(200 * ms))
+	w.sink.on("a.test", func(context.Context, *Request, int) Outcome { return throttle(0) })
+	l.send("k1", "k2")
+	eventually(t, "the subscription is disabled", func() bool {
+		return w.count("SELECT count(*) FROM relay.subscriptions WHERE NOT active AND disabled_reason LIKE 'failing: %http_429'") == 1
+	})
+	if n := w.count("SELECT count(*) FROM relay.parked WHERE attempts = 0"); n != 2 {
+		t.Errorf("%d deliveries wait without having spent an attempt, want 2", n)
+	}
+}
+
+func TestCondition_AnotherURLBeginsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.sink.on("a.test", failing)
+	w.sink.on("b.test", hold(nil))
+	l := w.lead()
+	l.send(keys(8)...)
+	eventually(t, "it is given up", func() bool { return l.p.Open() == 1 && w.count(isFailing, id) == 1 })
+	w.exec("UPDATE relay.subscriptions SET url = 'http://b.test/' WHERE id = $1", id)
+	l.refresh(id)
+	eventually(t, "several attempts at the new one", func() bool { return w.sink.attempts("b.test") > 1 })
+	eventually(t, "the failures of the old one are forgotten", func() bool { return w.count(isFailing, id) == 0 })
+}
+
+func TestCondition_EnablingForgetsFailuresThoughNoRelayRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.exec("INSERT INTO relay.failing VALUES ($1, now() - interval '9 days', now() - interval '8 days')", id)
+	s := Subscriptions{DB: w.pool}
+	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince == nil || sub.WarnedAt == nil {
+		t.Errorf("shown as %+v, %v: not as failing", sub, err)
+	}
+	for _, active := range []bool{false, true} {
+		if err := s.SetActive(t.Context(), id, active, "why"); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.count(isFailing, id); (n == 0) != active {
+			t.Errorf("active %v: %d rows", active, n)
+		}
+	}
+	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince != nil {
+		t.Errorf("shown as %+v, %v", sub, err)
+	}
+}
+
+// metric is the sum of a counter over its labels.
+func (l *leader) metric(name string) float64 {
+	l.t.Helper()
+	families, err := l.registry.Gather()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}

@@ -1,0 +1,122 @@
+package deliver
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Attempt is one entry of a delivery's history. There are entries from the first
+// failure on; a delivery that is taken at once has none, and its record says what
+// there is to say.
+//
+// Address and Answer are the operator's to see. The address tells how a name
+// resolves where the relay runs; the answer comes from an address that the egress
+// policy allows, which is all that keeps it from showing an inside of ours.
+type Attempt struct {
+	N       int       `json:"n,omitempty"` // by the schedule, from 1; 0: it cost none
+	At      time.Time `json:"at"`          // when it began
+	Millis  int64     `json:"duration_ms"`
+	Phases  Phases    `json:"phases_us,omitzero"`
+	Status  int       `json:"status,omitempty"`
+	Reason  Reason    `json:"reason,omitempty"` // empty: it was taken
+	Detail  string    `json:"detail,omitempty"`
+	Answer  string    `json:"answer,omitempty"` // first bytes of a failure's body, made valid text
+	Address string    `json:"address,omitempty"`
+}
+
+// Phases are the parts of an attempt, in microseconds; 0 for what there was none
+// of, as on a connection that was open already.
+type Phases struct {
+	DNS       int64 `json:"dns,omitempty"`
+	Connect   int64 `json:"connect,omitempty"`
+	TLS       int64 `json:"tls,omitempty"`
+	FirstByte int64 `json:"first_byte,omitempty"` // from the request's end to the answer's begin
+}
+
+// maxHistory bounds the history of one delivery, in bytes: answers of 429 cost no
+// attempt and may come for days. The oldest half goes.
+const maxHistory = 64 << 10
+
+// entry is the history's entry for an attempt that just ended, nil when it needs
+// none. It is made while nobody waits for the dispatcher's lock.
+func (d *Delivery) entry(o Outcome, now time.Time) []byte {
+	if o.Aborted || o.Success() && d.history == nil {
+		return nil
+	}
+	a := Attempt{N: d.attempts + 1, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),
+		Millis: o.Duration.Milliseconds(), Phases: o.Phases, Status: o.StatusCode, Reason: o.Reason,
+		Detail: Printable(o.Detail), Address: Printable(o.Address)}
+	if !o.Success() {
+		a.Answer = Printable(o.Answer)
+	}
+	if o.Throttled() {
+		a.N = 0
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		return nil // a struct of plain fields always marshals
+	}
+	return b
+}
+
+// note adds an attempt's entry to the history. Ops keep the old one.
+func (d *Delivery) note(entry []byte) {
+	switch {
+	case entry == nil:
+		return
+	case d.history == nil:
+		d.history = append(append([]byte{'['}, entry...), ']')
+		return
+	case len(d.history)+len(entry) > maxHistory:
+		d.history = newerHalf(d.history)
+	}
+	grown := make([]byte, 0, len(d.history)+len(entry)+1)
+	grown = append(append(grown, d.history[:len(d.history)-1]...), ',')
+	d.history = append(append(grown, entry...), ']')
+}
+
+// newerHalf drops the older half of a history.
+func newerHalf(history []byte) []byte {
+	var all []json.RawMessage
+	if err := json.Unmarshal(history, &all); err != nil {
+		return history // written by other hands; it is not ours to mend
+	}
+	half, err := json.Marshal(all[len(all)/2:])
+	if err != nil {
+		return history
+	}
+	return half
+}
+
+// failed notes a failed attempt; one that was throttled is none.
+func (d *Delivery) failed(o Outcome) {
+	if !o.Throttled() {
+		d.attempts++
+	}
+	d.lastStatus = o.StatusCode
+	d.lastError = string(o.Reason)
+	if o.Detail != "" {
+		d.lastError += ": " + Printable(o.Detail)
+	}
+	d.note(o.entry)
+}
+
+// Printable makes text that any terminal and any column can take: valid UTF-8
+// without control characters other than newlines and tabs. PostgreSQL refuses a
+// NUL, and a batch that it refuses would never be written.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t':
+			return r
+		case r == '\r':
+			return -1
+		case unicode.IsControl(r):
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, string(utf8.RuneError)))
+}

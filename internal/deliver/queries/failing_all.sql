@@ -1,0 +1,1 @@
+SELECT subscription_id, since, warned_at FROM relay.failing

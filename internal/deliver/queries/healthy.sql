@@ -1,0 +1,1 @@
+DELETE FROM relay.failing WHERE subscription_id = ANY ($1::uuid[])
