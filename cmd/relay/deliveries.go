@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,9 +19,9 @@ import (
 
 func newDeliveries() *cobra.Command {
 	return group(&cobra.Command{
-		Use: "deliveries", Aliases: []string{"delivery"}, Short: "Look at deliveries, and try them again",
+		Use: "deliveries", Aliases: []string{"delivery"}, Short: "Look at deliveries, try them again, discard dead ones",
 		Example: "  relay deliveries list --status DEAD\n  relay deliveries retry 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
-	}, newDeliveriesList(), newDeliveriesShow(), newDeliveriesRetry(), newDeliveriesTail())
+	}, newDeliveriesList(), newDeliveriesShow(), newDeliveriesRetry(), newDeliveriesDiscard(), newDeliveriesTail())
 }
 
 // filterFlags adds the flags that narrow a list.
@@ -53,6 +52,8 @@ func filterFlags(c *cobra.Command) func() (deliver.Filter, error) {
 // outlook says when a delivery ended, or what one that waits is waiting for.
 func outlook(d *deliver.Record) string {
 	switch {
+	case d.Halts:
+		return stamp(d.EndedAt) + ", its key waits"
 	case d.Status != deliver.StatusPending:
 		return stamp(d.EndedAt)
 	case d.Waits:
@@ -227,62 +228,4 @@ func phases(p deliver.Phases) string {
 		return "-"
 	}
 	return strings.Join(parts, ", ")
-}
-
-func newDeliveriesRetry() *cobra.Command {
-	var wait time.Duration
-	var output string
-	c := &cobra.Command{
-		Use: "retry ID...", Short: "Try deliveries again now", Args: cobra.MinimumNArgs(1),
-		Long: "Try deliveries again now: one that waits is due at once, a dead one begins its schedule anew. It keeps its\n" +
-			"place in the order of its key.",
-		Example: "  relay deliveries retry 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var ids []uuid.UUID
-			for _, a := range args {
-				id, err := parseID("delivery", a)
-				if err != nil {
-					return err
-				}
-				ids = append(ids, id)
-			}
-			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				return retryDeliveries(ctx, cmd, db, ids, wait, output)
-			})
-		},
-	}
-	waitFlag(c, &wait)
-	addOutput(c, &output)
-	return c
-}
-
-func retryDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []uuid.UUID, wait time.Duration, output string) error {
-	records := deliver.Records{DB: db}
-	var targets []string
-	var before []*deliver.Record
-	for _, id := range ids {
-		d, err := records.Get(ctx, id)
-		if err != nil {
-			return err
-		}
-		if d.Status == deliver.StatusDelivered || d.Status == deliver.StatusCancelled {
-			return fmt.Errorf("delivery %s is %s: only PENDING and DEAD ones can be tried again", id, d.Status)
-		}
-		before, targets = append(before, d), append(targets, id.String())
-	}
-	q := asked{kind: deliver.RequestRetryDelivery, targets: targets, wait: wait, could: "tried again"}
-	return q.askFor(ctx, cmd, db, output, func(i int) (string, bool, error) {
-		d, err := records.Get(ctx, ids[i])
-		switch {
-		case errors.Is(err, deliver.ErrNotFound):
-			return "ended, and deliver.log keeps no record of it", false, nil
-		case err != nil:
-			return "", false, err
-		case d.Status == deliver.StatusPending:
-			return string(d.Status) + ", " + outlook(d), false, nil
-		case before[i].EndedAt != nil && d.EndedAt.Equal(*before[i].EndedAt):
-			return string(d.Status) + ", not tried again: its subscription or its body is gone", true, nil
-		}
-		return string(d.Status), false, nil
-	})
 }

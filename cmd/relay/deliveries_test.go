@@ -214,3 +214,39 @@ func TestDeliveriesTail_PrintsWhatEndsAndStops(t *testing.T) {
 		}
 	}
 }
+
+func TestDeliveriesDiscard_LetsTheKeyGoOn(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.set = append(s.set, "--set", "deliver.retry.schedule=0s")
+	s.start()
+	recv := newReceiver(t, http.StatusInternalServerError)
+	sub := strings.TrimSpace(s.relay("subscriptions", "add", "--tenant", "acme", "--url", recv.URL, "--event", "*", "--secret", testSecret,
+		"--on-dead", "halt").exits(0).out)
+	s.relay("subscriptions", "show", sub).exits(0).quiet().says("on dead", "halt")
+	s.commit("acme", "i1")
+	s.commit("acme", "i1")
+	s.eventually("one is dead, and one waits behind it", func() bool {
+		return s.text("SELECT concat(count(dead_at), ' of ', count(*)) FROM relay.parked") == "1 of 2"
+	})
+	dead := s.text("SELECT id::text FROM relay.parked WHERE dead_at IS NOT NULL")
+	behind := s.text("SELECT id::text FROM relay.parked WHERE dead_at IS NULL")
+	s.relay("deliveries", "list", "--status", "DEAD").exits(0).quiet().says(dead, "DEAD", "its key waits")
+	s.relay("deliveries", "list", "--status", "PENDING").exits(0).quiet().says(behind, "waits for an earlier one of its key")
+	s.relay("deliveries", "discard", dead).exits(exitUsage).complains("--yes")
+	s.relay("deliveries", "discard", behind, "--yes").exits(exitFailed).complains("PENDING", "holds nothing up")
+	recv.answer(http.StatusNoContent)
+	s.relay("deliveries", "discard", dead, "--yes", "--wait", "20s").exits(0).quiet().says(dead, "discarded")
+	s.eventually("the one behind it arrives", func() bool {
+		return s.text("SELECT count(*)::text FROM relay.deliveries WHERE status = 'DELIVERED' AND id = $1::uuid", behind) == "1"
+	})
+	s.relay("deliveries", "show", dead).exits(0).quiet().says("CANCELLED", "discarded; http_5xx")
+}
+
+func TestSubscriptionsAdd_RefusesToHaltWhereThereIsNoOrder(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	add := []string{"subscriptions", "add", "--tenant", "acme", "--url", "https://a.example/x", "--event", "*"}
+	s.relay(append(add, "--on-dead", "halt", "--ordering", "none")...).exits(exitUsage).complains("--ordering key")
+	s.relay(append(add, "--on-dead", "stop")...).exits(exitUsage).complains("release or halt")
+}

@@ -33,7 +33,7 @@ func newSubscriptions() *cobra.Command {
 }
 
 func newSubscriptionsAdd() *cobra.Command {
-	var tenant, url, key, keyFile, description, ordering, output string
+	var tenant, url, key, keyFile, description, ordering, onDead, output string
 	var events []string
 	c := &cobra.Command{
 		Use: "add", Short: "Add a subscription and print its id", Args: cobra.NoArgs,
@@ -49,6 +49,12 @@ func newSubscriptionsAdd() *cobra.Command {
 			}
 			if ordering != deliver.OrderingKey && ordering != deliver.OrderingNone {
 				return usageError{fmt.Errorf("--ordering %s: expected key or none", ordering)}
+			}
+			if onDead != deliver.OnDeadRelease && onDead != deliver.OnDeadHalt {
+				return usageError{fmt.Errorf("--on-dead %s: expected release or halt", onDead)}
+			}
+			if onDead == deliver.OnDeadHalt && ordering == deliver.OrderingNone {
+				return usageError{errors.New("--on-dead halt needs --ordering key: without order nothing waits behind a dead letter")}
 			}
 			for _, e := range events {
 				if err := deliver.CheckPattern(e); err != nil {
@@ -79,7 +85,7 @@ func newSubscriptionsAdd() *cobra.Command {
 				}
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
-				sub.Description, sub.Ordering = description, ordering
+				sub.Description, sub.Ordering, sub.OnDead = description, ordering, onDead
 				if err := (deliver.Subscriptions{DB: db}).Add(ctx, sub); err != nil {
 					return err
 				}
@@ -105,6 +111,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
 	f.StringVar(&description, "description", "", "a note for people")
 	f.StringVar(&ordering, "ordering", deliver.OrderingKey, "key: events of one key arrive in commit order; none: each on its own")
+	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
 	addOutput(c, &output)
 	return c
 }
@@ -200,7 +207,7 @@ func newSubscriptionsShow() *cobra.Command {
 				row, next := subscriptionRow(s), prospect(cfg, s)
 				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
 					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
-					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"ordering", s.Ordering},
+					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
 			})
 		},

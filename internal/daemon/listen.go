@@ -111,14 +111,17 @@ func (l *leader) carryOut(ctx context.Context, conn *pgx.Conn) error {
 
 func (l *leader) carryOutOne(ctx context.Context, conn *pgx.Conn, r request) error {
 	switch r.kind {
-	case "retry_delivery":
+	case deliver.RequestRetryDelivery, deliver.RequestDiscardDelivery:
 		id, err := uuid.Parse(r.target)
 		if err != nil {
 			l.dispatcher.Dismiss(r.id)
 			return nil
 		}
+		if r.kind == deliver.RequestDiscardDelivery {
+			return l.dispatcher.Discard(ctx, l.d.pool, l.dir, id, r.id)
+		}
 		return l.dispatcher.Retry(ctx, l.d.pool, l.dir, id, r.id)
-	case "retry_quarantine":
+	case deliver.RequestRetryQuarantine:
 		return l.retryQuarantine(ctx, conn, r)
 	default:
 		l.dispatcher.Dismiss(r.id)

@@ -39,14 +39,14 @@ func NewDirectory(check CheckURL) *Directory {
 	return &Directory{check: check, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
-const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, active, disabled_reason, created_at, updated_at`
+const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, on_dead, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
 // failing, of what relay.failing says of it.
 func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
 	var key string
-	to := append(make([]any, 0, 16), &s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.Active,
+	to := append(make([]any, 0, 16), &s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.OnDead, &s.Active,
 		&s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)

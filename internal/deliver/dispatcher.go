@@ -58,7 +58,7 @@ type Dispatcher struct {
 	windowB  int64
 	loaded   int
 	starved  bool                   // rows of some endpoint are due, and too many of others are loaded
-	reviving map[uuid.UUID]struct{} // dead deliveries whose way back is not committed
+	asked    map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
 	backlog  map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
 	stopping bool
 	held     held      // nothing may start: see fence.go
@@ -80,7 +80,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 	p := &Dispatcher{
 		opts: opts, sink: sink, rec: rec, settled: settled, metrics: m, log: log,
 		attemptCtx: ctx, abort: cancel,
-		reviving: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
+		asked: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
 		failing: make(map[*Endpoint]struct{}),

@@ -12,7 +12,9 @@
 // A lane is one ordering key of one subscription. At most one delivery of a
 // lane is on the wire, and none starts before the one ahead of it was delivered
 // or went dead. While a lane has rows in the table, everything that comes for it
-// goes behind them. A subscription with ordering "none" gives each delivery a
+// goes behind them. A dead head gives way, or, if the subscription says so, halts
+// its lane: its row stays first, without a time, until somebody retries or discards
+// it. A subscription with ordering "none" gives each delivery a
 // lane of its own.
 //
 // # When a delivery is parked

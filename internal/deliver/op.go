@@ -22,6 +22,7 @@ const (
 	opHurry                        // what waits for the endpoint's sake is due at next
 	opKick                         // somebody wants a waiting delivery tried now
 	opRevive                       // somebody wants a dead delivery tried again
+	opDiscard                      // somebody gives up a dead delivery that halts its lane
 	opForget                       // a request is carried out, or a quarantined row is settled
 )
 
@@ -36,6 +37,7 @@ type op struct {
 	status     Status
 	at         time.Time
 	warned     time.Time
+	dead       time.Time // of opPark and opUpdate: it was given up then and halts its lane
 	took       time.Duration
 	attempts   int
 	history    []byte
@@ -45,7 +47,7 @@ type op struct {
 	deletes    bool
 	text       string
 	quarantine *QuarantineEntry
-	id         uuid.UUID // delivery, for opKick and opRevive
+	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
 	forget     forget
 	accounted  []byte        // transactions that are settled with it, for relay.accounted
 	written    chan struct{} // closed once the op is committed; nil: nobody waits
@@ -55,7 +57,7 @@ type op struct {
 // is committed: they may be stale.
 func (o *op) touchesTable() bool {
 	switch o.kind {
-	case opPark, opUpdate, opPromote, opRevive:
+	case opPark, opUpdate, opPromote, opRevive, opDiscard:
 		return true
 	}
 	return o.deletes

@@ -26,6 +26,8 @@ var (
 	sqlRevive      = query("revive")
 	sqlKick        = query("kick")
 	sqlHurry       = query("hurry")
+	sqlDiscard     = query("discard")
+	sqlHalted      = query("halted")
 	sqlQuarantine  = query("quarantine")
 	sqlAdvance     = query("advance")
 	sqlDisable     = query("disable")

@@ -13,15 +13,21 @@ import (
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
+// isAsked tells whether a request about a delivery is being carried out. What a
+// second one finds in the table may be stale, so it is not listened to.
+func (p *Dispatcher) isAsked(id uuid.UUID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, asked := p.asked[id]
+	return asked
+}
+
 // Retry carries out a request to try a delivery again: one that waits is due at
 // once, a dead one waits again with its whole schedule before it. Anything else
 // is left alone. The request row is deleted with it.
 func (p *Dispatcher) Retry(ctx context.Context, db Pool, dir *Directory, id uuid.UUID, request int64) error {
-	p.mu.Lock()
-	_, asked := p.reviving[id]
-	p.mu.Unlock()
-	if asked { // twice, before the first was carried out
-		p.rec.add(op{kind: opForget, forget: forget{request: request}})
+	if p.isAsked(id) {
+		p.Dismiss(request)
 		return nil
 	}
 	var sub uuid.UUID
@@ -45,7 +51,7 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 	}
 	ep := dir.Get(sub)
 	if err != nil || ep == nil {
-		p.rec.add(op{kind: opForget, forget: forget{request: request}})
+		p.Dismiss(request)
 		return nil
 	}
 	commit, err := pglogrepl.ParseLSN(lsn)
@@ -65,7 +71,7 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 		next = time.Now()
 	}
 	s.addParked(lane)
-	p.reviving[id] = struct{}{}
+	p.asked[id] = struct{}{}
 	p.submit(op{kind: opRevive, ep: ep, lane: lane, id: id, next: next, forget: forget{request: request}})
 	return nil
 }
@@ -74,12 +80,49 @@ func (p *Dispatcher) kick(ep *Endpoint, id uuid.UUID, request int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if ep == nil { // its subscription was removed a moment ago
-		p.submit(op{kind: opForget, forget: forget{request: request}})
+		p.Dismiss(request)
 		return
 	}
+	p.asked[id] = struct{}{}
 	ep.lanes.breaker.hurry(time.Now())
 	ep.lanes.pace.resume()
 	p.submit(op{kind: opKick, ep: ep, id: id, next: time.Now(), forget: forget{request: request}})
+}
+
+// Discard carries out a request to give up a dead delivery that halts its lane:
+// what waits behind it goes on. Anything else is left alone.
+func (p *Dispatcher) Discard(ctx context.Context, db Pool, dir *Directory, id uuid.UUID, request int64) error {
+	if p.isAsked(id) {
+		p.Dismiss(request)
+		return nil
+	}
+	var sub uuid.UUID
+	var lane int64
+	f := &Flight{}
+	err := db.QueryRow(ctx, sqlHalted, id).Scan(&sub, &lane, &f.CommitTime, &f.TenantID, &f.Type)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("discard delivery %s: %w", id, err)
+	}
+	ep := dir.Get(sub)
+	if err != nil || ep == nil {
+		p.Dismiss(request)
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, key := &ep.lanes, uint64(lane) //nolint:gosec // bits
+	if s.removed {                    // and its rows are cancelled
+		p.Dismiss(request)
+		return nil
+	}
+	p.metrics.ended(f, StatusCancelled, time.Now())
+	p.asked[id] = struct{}{}
+	s.dropParked(key)
+	p.submit(op{kind: opDiscard, ep: ep, lane: key, id: id, forget: forget{request: request}})
+	if s.parked[key] > 0 && s.lanes[key] == nil {
+		p.submit(op{kind: opPromote, ep: ep, lane: key})
+	}
+	return nil
 }
 
 // Release parks an event that comes out of the quarantine for the endpoints that

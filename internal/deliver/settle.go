@@ -2,6 +2,8 @@ package deliver
 
 import (
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // finish settles an attempt and decides what its lane does next.
@@ -96,6 +98,12 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
 		p.leave(d)
+		if d.ep.Subscription().halts() {
+			p.halt(d, now)
+			p.parkRest(l)
+			p.dropLane(l)
+			return
+		}
 		p.submitEnded(d, StatusDead, out, now)
 		p.advance(l) // a dead head gives way
 		return
@@ -125,6 +133,18 @@ func (p *Dispatcher) keep(d *Delivery, next time.Time) {
 		return
 	}
 	p.park(d, next)
+}
+
+// halt keeps a delivery that was given up in its place, before all that waits
+// behind it.
+func (p *Dispatcher) halt(d *Delivery, now time.Time) {
+	if d.durable {
+		p.submit(op{kind: opUpdate, d: d, dead: now})
+		return
+	}
+	d.durable = true
+	d.ep.lanes.addParked(d.laneKey)
+	p.submit(op{kind: opPark, d: d, dead: now, settles: true})
 }
 
 // parkRest gives what waits behind a parked head to the table; what came from
@@ -205,8 +225,8 @@ func (p *Dispatcher) committed(batch []op) {
 		if o.ep == nil {
 			continue
 		}
-		if o.kind == opRevive {
-			delete(p.reviving, o.id)
+		if o.id != uuid.Nil {
+			delete(p.asked, o.id)
 		}
 		s := &o.ep.lanes
 		if o.touchesTable() {
@@ -222,7 +242,7 @@ func (p *Dispatcher) committed(batch []op) {
 			}
 		}
 		due := o.next
-		if o.kind == opPromote {
+		if o.kind == opPromote || o.kind == opRevive {
 			due = time.Now()
 		}
 		if !due.IsZero() {

@@ -31,6 +31,8 @@ type Record struct {
 	NextAttemptAt  *time.Time `json:"next_attempt_at"`
 	// Waits tells that an earlier event of the same key is ahead of it.
 	Waits bool `json:"waits_for_earlier"`
+	// Halts tells that it is dead and that later events of its key wait behind it.
+	Halts bool `json:"halts"`
 	// DurationMicros is how long the last attempt took.
 	DurationMicros *int `json:"duration_us"`
 	// History has an entry an attempt, from the first failure on (see Attempt).
@@ -183,7 +185,7 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 		var d Record
 		err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
 			&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-			&d.Waits, &d.DurationMicros, &d.History)
+			&d.Waits, &d.Halts, &d.DurationMicros, &d.History)
 		if d.Status == StatusDelivered {
 			d.DeliveredAt = d.EndedAt
 		}

@@ -11,6 +11,7 @@ import (
 // Kinds of requests to the leader.
 const (
 	RequestRetryDelivery   = "retry_delivery"
+	RequestDiscardDelivery = "discard_delivery"
 	RequestRetryQuarantine = "retry_quarantine"
 	RequestRescue          = "rescue" // target: the slot
 )

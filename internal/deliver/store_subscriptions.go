@@ -29,7 +29,7 @@ type Subscriptions struct{ DB Pool }
 // Add stores a new subscription and fills in what the database decides.
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description,
-		sub.Ordering)
+		sub.Ordering, sub.OnDead)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -90,5 +90,6 @@ func (s Subscriptions) change(ctx context.Context, id uuid.UUID, sql string, arg
 
 // NewSubscription returns a subscription with its defaults.
 func NewSubscription(tenant, url string, events []string, key string) *Subscription {
-	return &Subscription{TenantID: tenant, URL: url, Events: events, Secret: secret.New(key), Ordering: OrderingKey, Active: true}
+	return &Subscription{TenantID: tenant, URL: url, Events: events, Secret: secret.New(key), Ordering: OrderingKey,
+		OnDead: OnDeadRelease, Active: true}
 }

@@ -16,6 +16,12 @@ const (
 	OrderingNone = "none" // each event goes on its own
 )
 
+// What happens to a key when one of its deliveries is given up.
+const (
+	OnDeadRelease = "release" // the next goes on
+	OnDeadHalt    = "halt"    // it waits until somebody retries or discards the dead one
+)
+
 // Subscription is a tenant's wish to get events at a URL.
 type Subscription struct {
 	ID             uuid.UUID     `json:"id"`
@@ -25,6 +31,7 @@ type Subscription struct {
 	Secret         secret.Secret `json:"-"`
 	Description    string        `json:"description"`
 	Ordering       string        `json:"ordering"`
+	OnDead         string        `json:"on_dead"`
 	Active         bool          `json:"active"`
 	DisabledReason *string       `json:"disabled_reason"`
 	CreatedAt      time.Time     `json:"created_at"`
@@ -36,6 +43,10 @@ type Subscription struct {
 	FailingSince *time.Time `json:"failing_since"`
 	WarnedAt     *time.Time `json:"warned_at"`
 }
+
+// halts tells whether a delivery that is given up keeps its lane from going on.
+// Without order there is nothing behind it that it could hold.
+func (s *Subscription) halts() bool { return s.OnDead == OnDeadHalt && s.Ordering == OrderingKey }
 
 // CheckPattern tells what is wrong with an entry of Events. Valid are a whole
 // event name, a name part with a star behind its last dot (`payment.*`), and a

@@ -142,16 +142,18 @@ func (w *writer) park(ops []*op) {
 		next         []*time.Time
 		errs, hist   []string
 		created      []time.Time
+		dead         []*time.Time
 	)
 	for _, o := range ops {
 		k.add(o)
+		dead = append(dead, timeOrNil(o.dead))
 		event, id = append(event, o.d.flight.EventID), append(id, o.d.id)
 		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
 		next = append(next, timeOrNil(o.next))
 		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
 		created = append(created, o.d.flight.CommitTime)
 	}
-	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created)
+	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead)
 }
 
 func (w *writer) update(ops []*op) {
@@ -161,16 +163,17 @@ func (w *writer) update(ops []*op) {
 	var (
 		k            rowKey
 		attempts, st []int32
-		next         []*time.Time
+		next, dead   []*time.Time
 		errs, hist   []string
 	)
 	for _, o := range ops {
 		k.add(o)
+		dead = append(dead, timeOrNil(o.dead))
 		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
 		next = append(next, timeOrNil(o.next))
 		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
 	}
-	w.batch.Queue(sqlUpdate, k.sub, k.lane, k.lsn, k.idx, attempts, next, errs, st, hist)
+	w.batch.Queue(sqlUpdate, k.sub, k.lane, k.lsn, k.idx, attempts, next, errs, st, hist, dead)
 }
 
 func (w *writer) remove(ops []*op) {
@@ -243,6 +246,9 @@ func (w *writer) others(ops []op) {
 			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
 		case opRevive:
 			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), timeOrNil(o.next)) //nolint:gosec // bits
+		case opDiscard:
+			w.freesBodies = true
+			w.batch.Queue(sqlDiscard, [16]byte(o.id))
 		case opQuarantine:
 			q := o.quarantine
 			w.batch.Queue(sqlQuarantine, lsnText(q.CommitLSN), q.Index, q.CommitTime, q.Reason, q.Detail,

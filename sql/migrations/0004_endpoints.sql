@@ -1,4 +1,4 @@
--- What is known about endpoints that do not work.
+-- What is known about endpoints that do not work, and lanes that stand still behind a dead letter.
 
 -- +goose Up
 
@@ -10,3 +10,15 @@ CREATE TABLE relay.failing (
     since           timestamptz NOT NULL,
     warned_at       timestamptz
 ) WITH (fillfactor = 50);
+
+-- What happens to a lane whose head is given up: 'release' lets the next go on, 'halt' keeps the dead one in its place,
+-- and all of its key behind it, until somebody retries or discards it.
+ALTER TABLE relay.subscriptions
+    ADD COLUMN on_dead text NOT NULL DEFAULT 'release' CHECK (on_dead IN ('release', 'halt'));
+
+-- When a row of a lane that halts was given up. Such a row has no next_attempt_at, and nothing behind it has.
+ALTER TABLE relay.parked ADD COLUMN dead_at timestamptz;
+
+ALTER TABLE relay.requests
+    DROP CONSTRAINT requests_kind_check,
+    ADD CONSTRAINT requests_kind_check CHECK (kind IN ('retry_delivery', 'discard_delivery', 'retry_quarantine', 'rescue'));

@@ -2,20 +2,20 @@
 -- of which it is the beginning; they are there for the partitions.
 SELECT * FROM (
     (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
-            'PENDING' AS status, p.attempts, p.last_error, p.last_status, p.created_at, NULL::timestamptz AS ended_at,
-            p.next_attempt_at,
-            EXISTS (SELECT FROM relay.parked e
+            CASE WHEN p.dead_at IS NULL THEN 'PENDING' ELSE 'DEAD' END AS status, p.attempts, p.last_error,
+            p.last_status, p.created_at, p.dead_at AS ended_at, p.next_attempt_at,
+            p.dead_at IS NULL AND EXISTS (SELECT FROM relay.parked e
                      WHERE e.subscription_id = p.subscription_id AND e.lane = p.lane
                        AND (e.commit_lsn, e.row_index) < (p.commit_lsn, p.row_index)) AS waits,
-            NULL::integer AS duration_us, p.history
+            p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
-      WHERE ($1 = '' OR $1 = 'PENDING') AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
+      WHERE ($1 = '' OR ($1 = 'PENDING' AND p.dead_at IS NULL) OR ($1 = 'DEAD' AND p.dead_at IS NOT NULL)) AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
         AND ($4::uuid IS NULL OR p.subscription_id = $4) AND p.id >= $5 AND p.id < $6
       ORDER BY p.id DESC LIMIT $9)
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
             d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at,
-            NULL, false, d.duration_us, d.history
+            NULL, false, false, d.duration_us, d.history
        FROM relay.deliveries d
       WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
         AND ($3 = '' OR d.event_type = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)

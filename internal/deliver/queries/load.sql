@@ -1,6 +1,6 @@
 -- A dead delivery that is tried again, or a row out of the quarantine, may stand in
 -- front of a row that has a time already. Then the front one's time counts, and
--- the lane is taken once.
+-- the lane is taken once. A row that was given up and halts its lane holds back itself and all behind it.
 SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attempts, coalesce(q.last_error, ''),
        coalesce(q.last_status, 0), coalesce(q.history::text, ''), q.created_at,
        coalesce(b.tenant_id, ''), coalesce(b.event_type, ''), coalesce(b.aggregate_type, ''),
@@ -12,10 +12,14 @@ SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attemp
                         AND NOT EXISTS (SELECT FROM relay.parked e
                                          WHERE e.subscription_id = h.subscription_id AND e.lane = h.lane
                                            AND (e.commit_lsn, e.row_index) < (h.commit_lsn, h.row_index)
-                                           AND e.next_attempt_at IS NOT NULL)
+                                           AND (e.next_attempt_at IS NOT NULL OR e.dead_at IS NOT NULL))
                       ORDER BY h.next_attempt_at LIMIT s.lim) AS h
  CROSS JOIN LATERAL (SELECT * FROM relay.parked p
                       WHERE p.subscription_id = s.id AND p.lane = h.lane
+                        AND NOT EXISTS (SELECT FROM relay.parked x
+                                         WHERE x.subscription_id = p.subscription_id AND x.lane = p.lane
+                                           AND (x.commit_lsn, x.row_index) <= (p.commit_lsn, p.row_index)
+                                           AND x.dead_at IS NOT NULL)
                       ORDER BY p.commit_lsn, p.row_index LIMIT s.depth) AS q
   LEFT JOIN relay.bodies b ON b.commit_lsn = q.commit_lsn AND b.event_id = q.event_id
  ORDER BY s.id, q.lane, q.commit_lsn, q.row_index
