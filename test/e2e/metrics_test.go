@@ -37,7 +37,8 @@ func (r *relay) metrics() map[string]float64 {
 
 func TestRelay_CountsWhatItDoes(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, "RELAY_DELIVER_RETRY_SCHEDULE=0s,50ms,50ms", "RELAY_DELIVER_RETRY_JITTER=0")
+	s := newStage(t, "RELAY_DELIVER_RETRY_SCHEDULE=0s,50ms,50ms", "RELAY_DELIVER_RETRY_JITTER=0",
+		"RELAY_DELIVER_BREAKER_FIRST_PROBE=20ms", "RELAY_DELIVER_BREAKER_MAX_PROBE=50ms")
 	s.subscribe("fine", "acme", "sales_order.*")
 	s.subscribe("flaky", "globex", "sales_order.created")
 	s.subscribe("dead", "initech", "*")
