@@ -57,6 +57,7 @@ type Dispatcher struct {
 	windowN  int
 	windowB  int64
 	loaded   int
+	mostRows int                    // of loaded at once, attempts that hang not counted
 	starved  bool                   // rows of some endpoint are due, and too many of others are loaded
 	asked    map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
 	backlog  map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
@@ -79,7 +80,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Dispatcher{
 		opts: opts, sink: sink, rec: rec, settled: settled, metrics: m, log: log,
-		attemptCtx: ctx, abort: cancel,
+		attemptCtx: ctx, abort: cancel, mostRows: maxLoaded,
 		asked: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),

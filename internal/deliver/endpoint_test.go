@@ -221,6 +221,31 @@ func TestEndpoint_LiveTrafficIsNotBehindTheBacklog(t *testing.T) {
 	}
 }
 
+// More deliveries hang than may be loaded at once.
+func TestEndpoint_ThatWorksGetsItsRetriesBesideManyThatHang(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("fast.test")
+	l := w.lead()
+	l.p.mu.Lock()
+	l.p.mostRows = 8
+	l.p.mu.Unlock()
+	l.send("k")
+	for i := range 20 {
+		host := fmt.Sprintf("slow%d.test", i)
+		w.sink.on(host, hold(nil))
+		l.refresh(w.subscribe(host))
+	}
+	l.send(keys(4)...)
+	eventually(t, "all that hang are given up", func() bool { return l.p.Open() == 20 && l.p.Load().Loaded > 8 })
+	w.sink.on("fast.test", failFirst(1))
+	sent := l.send(keys(6)...)
+	eventually(t, "they arrive at the second try", func() bool {
+		took := w.sink.took("fast.test")
+		return !slices.ContainsFunc(sent, func(e *entry) bool { return !slices.Contains(took, e.f.EventID.String()) })
+	})
+}
+
 // More endpoints hang than there are attempts at once.
 func TestEndpoint_ThatWorksKeepsItsPlaceBesideManyThatHang(t *testing.T) {
 	t.Parallel()

@@ -187,7 +187,7 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	w := wish{now: now}
 	wait := time.Minute
 	p.starved = false
-	budget := maxLoaded - p.loaded
+	budget := p.mostRows - (p.loaded - p.hanging) // what hangs has a row
 	for _, working := range []bool{true, false} {
 		for ep := range p.backlog {
 			s := &ep.lanes
@@ -230,7 +230,7 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 // of each, when so many deliveries may be loaded in all.
 func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
 	if !s.works {
-		budget -= maxLoaded / 4 // kept for endpoints that work
+		budget -= p.mostRows / 4 // kept for endpoints that work
 	}
 	p.starved = p.starved || budget <= 0
 	all, waiting := s.fromTable()

@@ -118,6 +118,9 @@ func (p *Dispatcher) makeWay(now time.Time) {
 	p.waiting = olderThan(p.waiting, now.Add(-p.opts.HandoverAfter), func(d *Delivery) {
 		d.hangs = true
 		p.hanging++
+		if p.starved { // it has left room for rows of others
+			poke(p.load)
+		}
 		s := &d.ep.lanes
 		if now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
 			p.opened(d.ep, "hangs")
