@@ -118,12 +118,12 @@ func TestCondition_EnablingForgetsFailuresThoughNoRelayRuns(t *testing.T) {
 	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince == nil || sub.WarnedAt == nil {
 		t.Errorf("shown as %+v, %v: not as failing", sub, err)
 	}
-	for _, active := range []bool{false, true} {
+	for i, active := range []bool{true, false, true} { // what is active already is not forgiven
 		if err := s.SetActive(t.Context(), id, active, "why"); err != nil {
 			t.Fatal(err)
 		}
-		if n := w.count(isFailing, id); (n == 0) != active {
-			t.Errorf("active %v: %d rows", active, n)
+		if n := w.count(isFailing, id); (n == 0) != (i == 2) {
+			t.Errorf("change %d, to active %v: %d rows", i, active, n)
 		}
 	}
 	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince != nil {

@@ -156,7 +156,6 @@ func TestHalt_OnlyWhereThereIsOrder(t *testing.T) {
 	w.sink.on("a.test", failing)
 	l.send("k1")
 	eventually(t, "it is dead", func() bool { return w.ended(StatusDead) == 1 && w.parked() == 0 })
-	_ = l
 }
 
 // An event that died earlier, under release, is retried into a key that halts now.

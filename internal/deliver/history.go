@@ -48,9 +48,9 @@ func (d *Delivery) entry(o Outcome, now time.Time) []byte {
 	}
 	a := Attempt{N: d.attempts + 1, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),
 		Millis: o.Duration.Milliseconds(), Phases: o.Phases, Status: o.StatusCode, Reason: o.Reason,
-		Detail: Printable(o.Detail), Address: Printable(o.Address)}
+		Detail: printable(o.Detail), Address: printable(o.Address)}
 	if !o.Success() {
-		a.Answer = Printable(o.Answer)
+		a.Answer = printable(o.Answer)
 	}
 	if o.Throttled() {
 		a.N = 0
@@ -99,15 +99,15 @@ func (d *Delivery) failed(o Outcome) {
 	d.lastStatus = o.StatusCode
 	d.lastError = string(o.Reason)
 	if o.Detail != "" {
-		d.lastError += ": " + Printable(o.Detail)
+		d.lastError += ": " + printable(o.Detail)
 	}
 	d.note(o.entry)
 }
 
-// Printable makes text that any terminal and any column can take: valid UTF-8
+// printable makes text that any terminal and any column can take: valid UTF-8
 // without control characters other than newlines and tabs. PostgreSQL refuses a
 // NUL, and a batch that it refuses would never be written.
-func Printable(s string) string {
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n', r == '\t':

@@ -82,8 +82,8 @@ func TestPrintable_MakesTextThatPostgreSQLTakes(t *testing.T) {
 		"\xff\xfe":          "\uFFFD",
 		"\u0085\u009b":      "\uFFFD\uFFFD",
 	} {
-		if got := Printable(in); got != want {
-			t.Errorf("Printable(%q) = %q, want %q", in, got, want)
+		if got := printable(in); got != want {
+			t.Errorf("printable(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -91,9 +91,9 @@ func TestPrintable_MakesTextThatPostgreSQLTakes(t *testing.T) {
 func FuzzPrintable(f *testing.F) {
 	f.Add("a\x00b\xff")
 	f.Fuzz(func(t *testing.T, s string) {
-		got := Printable(s)
-		if !utf8.ValidString(got) || strings.ContainsRune(got, 0) || Printable(got) != got {
-			t.Errorf("Printable(%q) = %q", s, got)
+		got := printable(s)
+		if !utf8.ValidString(got) || strings.ContainsRune(got, 0) || printable(got) != got {
+			t.Errorf("printable(%q) = %q", s, got)
 		}
 	})
 }

@@ -1,6 +1,8 @@
 -- An endpoint that is enabled again begins anew, also when no relay runs that could forget its failures.
 WITH forgiven AS (
-    DELETE FROM relay.failing WHERE subscription_id = $1 AND $2
+    DELETE FROM relay.failing f
+     USING relay.subscriptions s
+     WHERE s.id = $1 AND f.subscription_id = s.id AND $2 AND NOT s.active
 )
 UPDATE relay.subscriptions
    SET active = $2, disabled_reason = CASE WHEN $2 THEN NULL ELSE $3 END, updated_at = now()
