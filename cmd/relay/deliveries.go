@@ -172,6 +172,11 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 		[2]string{last, row[7]}, [2]string{"last error", row[8]}); err != nil {
 		return err
 	}
+	if d.Replay != nil {
+		if err := text(w, [2]string{"replay", strconv.FormatInt(*d.Replay, 10)}); err != nil {
+			return err
+		}
+	}
 	attempts, err := attemptsOf(d)
 	if err != nil || len(attempts) == 0 {
 		return err

@@ -17,21 +17,42 @@ import (
 func newDeliveriesRetry() *cobra.Command {
 	var wait time.Duration
 	var output string
+	var many retryAll
 	c := &cobra.Command{
-		Use: "retry ID...", Short: "Try deliveries again now", Args: cobra.MinimumNArgs(1),
+		Use: "retry (ID... | --all)", Short: "Try deliveries again now", Args: cobra.ArbitraryArgs,
 		Long: "Try deliveries again now: one that waits is due at once, a dead one begins its schedule anew. It keeps its\n" +
-			"place in the order of its key.",
-		Example: "  relay deliveries retry 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := deliveryIDs(args)
+			"place in the order of its key. With --all, every one that the other flags leave, oldest first and so many a\n" +
+			"second; interrupted, it goes on when it is called again.",
+		Example: "  relay deliveries retry 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0\n" +
+			"  relay deliveries retry --all --subscription 01a21045-e54f-72f6-866b-2636175a6f62 --event 'payment.received' --yes",
+	}
+	filter := filterFlags(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		f, err := filter()
+		if err != nil {
+			return err
+		}
+		if err := many.check(cmd, args, &f); err != nil {
+			return err
+		}
+		if many.all {
+			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+				return many.run(ctx, cmd, cfg, db, f, wait, output)
+			})
+		}
+		var ids []uuid.UUID
+		for _, a := range args {
+			id, err := parseID("delivery", a)
 			if err != nil {
 				return err
 			}
-			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				return retryDeliveries(ctx, cmd, db, ids, wait, output)
-			})
-		},
+			ids = append(ids, id)
+		}
+		return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
+			return retryDeliveries(ctx, cmd, db, ids, wait, output)
+		})
 	}
+	many.flags(c)
 	waitFlag(c, &wait)
 	addOutput(c, &output)
 	return c

@@ -73,6 +73,7 @@ type Reporter interface {
 const recorded = `
 LEFT JOIN (SELECT event_id, string_agg(subscription_id::text, ' ') AS subscriptions
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE created_at >= $1::timestamptz - interval '1 day'
+                      AND (replay_id IS NULL OR status <> 'CANCELLED')
                    UNION ALL SELECT event_id, subscription_id FROM relay.parked) AS d GROUP BY event_id) AS r ON r.event_id = e.%[1]s
 LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = e.%[1]s::text
 LEFT JOIN relay.progress AS p ON p.slot = $3`

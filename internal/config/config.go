@@ -17,6 +17,7 @@ type Config struct {
 	Outbox   Outbox
 	Catalog  Catalog
 	Deliver  Deliver
+	Replay   Replay
 	Egress   Egress
 	HTTP     HTTP
 	Metrics  Metrics
@@ -43,6 +44,7 @@ type CDC struct {
 	SilenceTimeout   time.Duration // without a byte from the server for so long, the connection is dead
 	ProgressInterval time.Duration // how often progress is written while the outbox is idle
 	MarkerInterval   time.Duration // how often the audit compares the table with the stream
+	WALBudget        Size          // WAL that the slot may hold; 0: derived from max_slot_wal_keep_size
 }
 
 // Recovery says what happens after the slot was lost.
@@ -126,6 +128,11 @@ type Window struct {
 type Record struct {
 	Interval time.Duration
 	Batch    int
+}
+
+// Replay governs how retained events are sent again.
+type Replay struct {
+	Rate int // rows a second that one replay begins, unless it is asked for another rate
 }
 
 // LogPolicy says which ended deliveries get a record that tenants can list.

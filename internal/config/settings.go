@@ -44,6 +44,8 @@ var settings = []setting{
 		duration(100*time.Millisecond, time.Hour), func(c *Config) *time.Duration { return &c.CDC.ProgressInterval }),
 	one("cdc.marker_interval", "5s", "How often the audit looks at what came since; twelve times as long while the outbox is idle.",
 		duration(100*time.Millisecond, time.Hour), func(c *Config) *time.Duration { return &c.CDC.MarkerInterval }),
+	one("cdc.wal_budget", "", "WAL that the slot may hold before deliveries are parked early; 80 % of max_slot_wal_keep_size when not set.",
+		size(64*KiB, 64*TiB), func(c *Config) *Size { return &c.CDC.WALBudget }),
 
 	one("outbox.table", "outbox.events", "Table of the events.",
 		tableName(), func(c *Config) *string { return &c.Outbox.Table }),
@@ -111,6 +113,9 @@ var settings = []setting{
 	one("deliver.log_retention", "720h", "Delivery records older than this are dropped.",
 		duration(time.Hour, 10*year), func(c *Config) *time.Duration { return &c.Deliver.LogRetention }),
 
+	one("replay.rate", "100", "Rows a second that a replay begins, unless it is asked for another rate.",
+		integer(1, 100_000), func(c *Config) *int { return &c.Replay.Rate }),
+
 	many("egress.allow", "", "Addresses and hosts let through besides the public ones.", 1000,
 		target(), func(c *Config) *[]Target { return &c.Egress.Allow }),
 	many("egress.deny", "", "Addresses and hosts refused besides the special ones; wins over egress.allow.", 1000,
@@ -146,6 +151,7 @@ var sectionDocs = map[string]string{
 	"deliver.breaker": "When an endpoint is given up for a while.",
 	"deliver.window":  "Bounds of the events in memory.",
 	"deliver.record":  "Bounds of a recording batch.",
+	"replay":          "How retained events are sent again.",
 	"egress":          "Which addresses may be dialed.",
 	"http":            "Addresses that the relay listens on.",
 	"metrics":         "What the metrics show.",

@@ -352,7 +352,7 @@ func (d *Daemon) Addr() string { return d.server.Addr() }
 // maintain looks after partitions, at the start and each hour.
 func (d *Daemon) maintain(ctx context.Context) error {
 	c := d.cfg()
-	keeper := &retentionKeeper{d: d, seen: make(map[string]cdc.LSN)}
+	keeper := &retentionKeeper{d: d, seen: make(map[string]cdc.LSN), told: make(map[string]bool)}
 	events := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: c.Outbox.Table, Interval: c.Outbox.PartitionInterval,
 		Ahead: time.Duration(c.Outbox.PartitionsAhead) * c.Outbox.PartitionInterval, Retention: c.Outbox.Retention, Settled: keeper.settled})
 	records := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: "relay.deliveries", Interval: 24 * time.Hour,

@@ -37,6 +37,7 @@ type leader struct {
 	journal    *audit.Journal
 	settled    *deliver.Settled
 	rescue     rescueTask
+	replayer   *replayer
 
 	stream  atomic.Pointer[cdc.Stream]
 	letGo   chan struct{} // one token: PostgreSQL goes down
@@ -49,6 +50,7 @@ type leader struct {
 	auditOff     atomic.Bool   // the table cannot be audited
 	backfilling  atomic.Bool
 	began        time.Time
+	pressed      atomic.Bool  // the slot holds half of its WAL budget, or more
 	lastRequest  int64        // belongs to listen
 	lastPosition cdc.Position // belongs to watch
 	movedAt      atomic.Int64 // unix nanoseconds
@@ -154,6 +156,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	}
 	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
 		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
+	l.replayer = newReplayer(l)
 	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
 		return err
 	}
@@ -224,6 +227,7 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 	own("hand over", l.dispatcher.Run)
 	own("load parked deliveries", func(ctx context.Context) error { return l.dispatcher.RunLoader(ctx, l.d.pool) })
 	own("listen", l.listen)
+	own("replay", l.replayer.run)
 	own("watch", l.watch)
 	own("audit", l.audit)
 	own("fence", l.fence)

@@ -55,6 +55,7 @@ func (l *leader) listenOnce(ctx context.Context) error {
 	for _, ep := range removed {
 		l.dispatcher.Removed(ep)
 	}
+	l.replayer.poke()
 	if err := l.carryOut(ctx, conn); err != nil {
 		return err
 	}
@@ -64,6 +65,7 @@ func (l *leader) listenOnce(ctx context.Context) error {
 			return fmt.Errorf("wait for notification: %w", err)
 		}
 		if n.Channel == "relay_request" {
+			l.replayer.poke()
 			if err := l.carryOut(ctx, conn); err != nil {
 				return err
 			}

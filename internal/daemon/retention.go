@@ -19,9 +19,10 @@ import (
 type retentionKeeper struct {
 	d    *Daemon
 	seen map[string]cdc.LSN
+	told map[string]bool // partitions that were said to wait for a replay
 }
 
-func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition string, _ time.Time) (bool, error) {
+func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition string, upper time.Time) (bool, error) {
 	l := k.d.current.Load()
 	if l == nil || l.backfilling.Load() {
 		return false, nil
@@ -39,10 +40,23 @@ func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition stri
 		k.seen[partition] = at
 		return false, nil
 	}
+	reached := cdc.LSN(l.audited.Load())
 	if l.auditOff.Load() {
-		return l.recordedEnd() >= at, nil
+		reached = l.recordedEnd()
 	}
-	return cdc.LSN(l.audited.Load()) >= at, nil
+	if reached < at {
+		return false, nil
+	}
+	replay, err := neededByReplay(ctx, tx, upper)
+	if err != nil || replay == 0 {
+		delete(k.told, partition)
+		return err == nil, err
+	}
+	if !k.told[partition] {
+		k.told[partition] = true
+		k.d.log.Info("partition is past retention and kept for a replay", "partition", partition, "replay", replay)
+	}
+	return false, nil
 }
 
 // always lets delivery records go by age alone.

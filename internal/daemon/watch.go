@@ -18,6 +18,8 @@ type gauges struct {
 	slotLag     prometheus.Gauge
 	parked      prometheus.Gauge
 	quarantined prometheus.Gauge
+	replays     prometheus.Gauge
+	budget      budgetGauges
 }
 
 func newGauges(d *Daemon) *gauges {
@@ -28,8 +30,11 @@ func newGauges(d *Daemon) *gauges {
 			Help: "Deliveries that wait in the table."}),
 		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{Name: "relay_quarantined_rows",
 			Help: "Rows in quarantine."}),
+		replays: prometheus.NewGauge(prometheus.GaugeOpts{Name: "relay_replays_running",
+			Help: "Replays that are not over."}),
 	}
-	d.registry.MustRegister(g.slotLag, g.parked, g.quarantined)
+	d.registry.MustRegister(g.slotLag, g.parked, g.quarantined, g.replays)
+	g.budget = newBudgetGauges(d.registry)
 	fromLoad := func(name, help string, f func(l *leader) float64) {
 		d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			if l := d.current.Load(); l != nil {
@@ -77,7 +82,7 @@ func newAuditMetrics(d *Daemon) *auditMetrics {
 
 // Intervals of watch.
 const (
-	slotEvery        = 10 * time.Second
+	tablesEvery      = 10 * time.Second
 	publicationEvery = time.Minute
 )
 
@@ -86,13 +91,19 @@ const (
 func (l *leader) watch(ctx context.Context) error {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	var slotAt, publicationAt time.Time
+	var tablesAt, budgetAt, publicationAt time.Time
+	var budget walBudget
+	defer l.d.gauges.budget.reset()
 	for {
 		now := time.Now()
 		l.noteMovement(now)
-		if now.Sub(slotAt) >= slotEvery {
-			slotAt = now
-			l.lookAtSlot(ctx)
+		if now.Sub(tablesAt) >= tablesEvery {
+			tablesAt = now
+			l.lookAtTables(ctx)
+		}
+		if now.Sub(budgetAt) >= budget.every() {
+			budgetAt = now
+			l.lookAtBudget(ctx, &budget)
 		}
 		if now.Sub(publicationAt) >= publicationEvery {
 			publicationAt = now
@@ -127,19 +138,16 @@ func (l *leader) lookAtPublication(ctx context.Context) error {
 	return nil
 }
 
-// lookAtSlot reads what only the database knows, in one statement.
-func (l *leader) lookAtSlot(ctx context.Context) {
-	const q = `
-SELECT coalesce((SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) FROM pg_replication_slots WHERE slot_name = $1), 0)::float8,
-       (SELECT count(*) FROM relay.quarantine)::float8`
-	var lag, quarantined float64
-	if err := l.d.pool.QueryRow(ctx, q, l.state.Slot).Scan(&lag, &quarantined); err != nil {
+// lookAtTables reads what only the database knows.
+func (l *leader) lookAtTables(ctx context.Context) {
+	const q = `SELECT count(*)::float8 FROM relay.quarantine`
+	var quarantined float64
+	if err := l.d.pool.QueryRow(ctx, q).Scan(&quarantined); err != nil {
 		if ctx.Err() == nil {
 			l.databaseError(err)
 		}
 		return
 	}
-	l.d.gauges.slotLag.Set(lag)
 	l.d.gauges.quarantined.Set(quarantined)
 	l.d.gauges.parked.Set(float64(l.dispatcher.Parked()))
 }

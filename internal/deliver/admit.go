@@ -39,7 +39,6 @@ func (p *Dispatcher) Admit(ctx context.Context, f *Flight, eps []*Endpoint) erro
 
 func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 	p.mu.Lock()
-	giveUp := d.arrived.Add(p.opts.HandoverAfter)
 	for {
 		if d.ep.lanes.removed {
 			p.cancel(d, d.arrived)
@@ -56,7 +55,7 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 			p.mu.Unlock()
 			return nil
 		}
-		wait := time.Until(giveUp)
+		wait := time.Until(d.arrived.Add(p.handoverAfter()))
 		if wait <= 0 {
 			p.parkNew(d)
 			p.mu.Unlock()
@@ -79,7 +78,8 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 // mustPark tells whether a new delivery cannot be tried from memory.
 func (p *Dispatcher) mustPark(d *Delivery) bool {
 	s := &d.ep.lanes
-	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 || p.opts.Schedule.Delays[0] > 0 || p.stopping {
+	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 || p.opts.Schedule.Delays[0] > 0 || p.stopping ||
+		p.pressure >= PressureFull {
 		return true
 	}
 	if s.pace.until.After(d.arrived) || s.pace.slowed() && s.live >= 2*p.opts.EndpointConcurrency {

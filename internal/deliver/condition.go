@@ -29,6 +29,16 @@ func (p *Dispatcher) wentWell(d *Delivery, out Outcome, now time.Time) {
 	s.pace.succeeded(d.startedAt, now, out.Duration, p.opts.EndpointConcurrency)
 }
 
+// wentWrong tells an endpoint's breaker and pace of a failure.
+func (p *Dispatcher) wentWrong(d *Delivery, out Outcome, now time.Time) {
+	s := &d.ep.lanes
+	s.works = false
+	if s.breaker.failed(now, d.id, d.probe, p.opts.Breaker, p.opts.Schedule.Stretch()) {
+		p.opened(d.ep, string(out.Reason))
+	}
+	s.pace.failed(d.startedAt, now, p.opts.EndpointConcurrency)
+}
+
 // opened notes that an endpoint is given up for a while.
 func (p *Dispatcher) opened(ep *Endpoint, why string) {
 	p.open[ep] = struct{}{}

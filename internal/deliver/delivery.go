@@ -26,6 +26,7 @@ type Flight struct {
 	CommitTime    time.Time
 	Body          []byte // what receivers get, byte by byte
 	Ticket        Ticket // nil for an event that comes from the table
+	Replay        int64  // the replay that it belongs to; 0: it came through the stream
 
 	open int // deliveries that are not recorded; belongs to the Recorder after Admit
 }
@@ -46,6 +47,7 @@ type Delivery struct {
 
 	durable bool // it has a row in relay.parked, or one is on its way there
 	onWire  bool
+	dropped bool // its replay was cancelled while it was on the wire
 	slow    bool // its attempt has been on the wire for longer than slowAfter
 	hangs   bool // its attempt has been on the wire for longer than HandoverAfter
 	stored  bool // its attempt began with a row
@@ -84,12 +86,16 @@ func newDelivery(f *Flight, ep *Endpoint, now time.Time) *Delivery {
 }
 
 // laneKey is the event's ordering key, or, for a subscription without order, a
-// key of the delivery's own.
+// key of the delivery's own. A replay has lanes of its own.
 func laneKey(f *Flight, ep *Endpoint, id uuid.UUID) uint64 {
+	key := f.Key
 	if ep.Subscription().Ordering == OrderingNone {
-		return binary.BigEndian.Uint64(id[8:])
+		key = binary.BigEndian.Uint64(id[8:])
 	}
-	return f.Key
+	if f.Replay != 0 {
+		return replayLane(f.Replay, key)
+	}
+	return key
 }
 
 // liveList holds the deliveries without a row, oldest first.

@@ -41,29 +41,32 @@ type Dispatcher struct {
 	metrics *Metrics
 	log     *slog.Logger
 
-	mu       sync.Mutex
-	ring     []*Endpoint             // endpoints that work, with something that may start
-	doubtful []*Endpoint             // endpoints that may not, with something that may start
-	turn     bool                    // the next turn is doubtful's, when both have something
-	paced    map[*Endpoint]time.Time // endpoints with something that may start then
-	open     map[*Endpoint]struct{}  // endpoints whose breaker is open
-	failing  map[*Endpoint]struct{}  // endpoints that have failed since they last took something
-	inflight int
-	slow     int         // attempts of inflight that began longer ago than slowAfter
-	hanging  int         // attempts of slow that began longer ago than HandoverAfter
-	started  []*Delivery // attempts by their start, oldest first, until they are slow
-	waiting  []*Delivery // slow ones by their start, oldest first, until they hang
-	live     liveList
-	windowN  int
-	windowB  int64
-	loaded   int
-	mostRows int                    // of loaded at once, attempts that hang not counted
-	starved  bool                   // rows of some endpoint are due, and too many of others are loaded
-	asked    map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
-	backlog  map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
-	stopping bool
-	held     held      // nothing may start: see fence.go
-	pulse    time.Time // when Run last looked; zero before it has
+	mu         sync.Mutex
+	ring       []*Endpoint             // endpoints that work, with something that may start
+	doubtful   []*Endpoint             // endpoints that may not, with something that may start
+	turn       bool                    // the next turn is doubtful's, when both have something
+	paced      map[*Endpoint]time.Time // endpoints with something that may start then
+	open       map[*Endpoint]struct{}  // endpoints whose breaker is open
+	failing    map[*Endpoint]struct{}  // endpoints that have failed since they last took something
+	replayRing []*Endpoint             // endpoints with something of a replay that may start
+	replaying  int                     // of inflight, those of replays
+	inflight   int
+	slow       int         // attempts of inflight that began longer ago than slowAfter
+	hanging    int         // attempts of slow that began longer ago than HandoverAfter
+	started    []*Delivery // attempts by their start, oldest first, until they are slow
+	waiting    []*Delivery // slow ones by their start, oldest first, until they hang
+	live       liveList
+	windowN    int
+	windowB    int64
+	loaded     int
+	mostRows   int                    // of loaded at once, attempts that hang not counted
+	starved    bool                   // rows of some endpoint are due, and too many of others are loaded
+	asked      map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
+	backlog    map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
+	stopping   bool
+	pressure   Pressure
+	held       held      // nothing may start: see fence.go
+	pulse      time.Time // when Run last looked; zero before it has
 
 	attemptCtx context.Context // ends when attempts on the wire must give up
 	abort      context.CancelFunc
@@ -142,6 +145,7 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 	s.url = sub.URL
 	if !s.disabled && s.total > 0 {
 		p.dueAt(ep, time.Now())
+		p.dueReplay(ep, time.Now())
 		poke(p.load)
 	}
 	p.enring(ep)
@@ -187,6 +191,7 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 		}
 	}
 	s.parked, s.total = make(map[uint64]int32), 0
+	s.replay.of = make(map[uint64]int64)
 	p.submit(op{kind: opCancel, ep: ep})
 	poke(p.load) // what was loaded of it has made room
 }

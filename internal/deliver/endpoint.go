@@ -79,6 +79,7 @@ type laneSet struct {
 	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
 	disabled bool
 	removed  bool
+	replay   replaySet
 }
 
 // unwritten is what the Recorder still has to write for a lane. Its rows are
@@ -89,7 +90,8 @@ type unwritten struct {
 }
 
 func newLaneSet() laneSet {
-	return laneSet{lanes: make(map[uint64]*lane), parked: make(map[uint64]int32), unsettle: make(map[uint64]unwritten)}
+	return laneSet{lanes: make(map[uint64]*lane), parked: make(map[uint64]int32), unsettle: make(map[uint64]unwritten),
+		replay: replaySet{of: make(map[uint64]int64)}}
 }
 
 // lane is the order of one key to one subscription: queue[0] is the only
@@ -113,7 +115,7 @@ func (l *lane) pop() {
 // endpoint always has some, and would never get to what waits for it in the table.
 func (s *laneSet) fromTable() (all, waiting int) {
 	for _, l := range s.lanes {
-		if len(l.queue) > 0 && l.head().durable {
+		if len(l.queue) > 0 && l.head().durable && l.head().flight.Replay == 0 {
 			all++
 			if !l.head().onWire {
 				waiting++
@@ -172,5 +174,6 @@ func (s *laneSet) dropParked(key uint64) {
 	s.total--
 	if s.parked[key]--; s.parked[key] <= 0 {
 		delete(s.parked, key)
+		delete(s.replay.of, key)
 	}
 }

@@ -36,7 +36,8 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		var lane int64
 		var n int32
 		var due *time.Time
-		if err := rows.Scan(&id, &lane, &n, &due); err != nil {
+		var replay *int64
+		if err := rows.Scan(&id, &lane, &n, &due, &replay); err != nil {
 			return fmt.Errorf("load parked lanes: %w", err)
 		}
 		ep := dir.Get(id)
@@ -47,8 +48,11 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		s := &ep.lanes
 		s.parked[uint64(lane)] += n //nolint:gosec // bits
 		s.total += int(n)
+		if replay != nil {
+			s.replay.of[uint64(lane)] = *replay //nolint:gosec // bits
+		}
 		if due != nil {
-			p.dueAt(ep, *due)
+			p.dueLane(ep, uint64(lane), *due) //nolint:gosec // bits
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -161,10 +165,11 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 
 // wish is what the loader asks the table for.
 type wish struct {
-	eps   []*Endpoint
-	ids   [][16]byte
-	lanes []int32 // so many lanes of each,
-	depth []int32 // and so many deliveries of each lane
+	eps    []*Endpoint
+	ids    [][16]byte
+	lanes  []int32 // so many lanes of each,
+	replay []bool  // of replays, or of the stream
+	depth  []int32 // and so many deliveries of each lane
 
 	// Lanes that are in memory, or whose rows are being written: a key stands for
 	// another lane at each endpoint.
@@ -172,6 +177,20 @@ type wish struct {
 	skipLane []int64
 
 	now time.Time
+}
+
+// dueKey tells rows of the stream from rows of replays of one subscription.
+type dueKey struct {
+	sub    uuid.UUID
+	replay bool
+}
+
+func (p *Dispatcher) dueKind(ep *Endpoint, replay bool, t time.Time) {
+	if replay {
+		p.dueReplay(ep, t)
+		return
+	}
+	p.dueAt(ep, t)
 }
 
 func (w *wish) skip(ep *Endpoint, lane uint64) {
@@ -188,6 +207,7 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	wait := time.Minute
 	p.starved = false
 	budget := p.mostRows - (p.loaded - p.hanging) // what hangs has a row
+	replays := maxReplayLanes
 	for _, working := range []bool{true, false} {
 		for ep := range p.backlog {
 			s := &ep.lanes
@@ -198,29 +218,38 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 				delete(p.backlog, ep)
 				continue
 			}
-			if s.disabled || s.nextDue.IsZero() || p.stopping {
+			if s.disabled || p.stopping {
 				continue
 			}
-			may, at := s.mayStart(now)
-			if !may && at.IsZero() {
+			may, from := s.mayStart(now)
+			if !may && from.IsZero() {
 				continue // a probe is on the wire; finish looks again
 			}
-			if s.nextDue.After(at) {
-				at = s.nextDue
+			for _, replay := range [...]bool{false, true} {
+				due := *s.due(replay)
+				if due.IsZero() {
+					continue
+				}
+				if from.After(due) {
+					due = from
+				}
+				if d := due.Sub(now); d > 0 {
+					wait = min(wait, d)
+					continue
+				}
+				room, depth := p.loadRoom(s, replay, now, budget, replays)
+				if room <= 0 {
+					continue // finish looks again
+				}
+				if len(w.eps) == maxEndpointsAtOnce {
+					return w, 0
+				}
+				budget -= room
+				if replay {
+					replays -= room
+				}
+				w.add(ep, replay, room, depth)
 			}
-			if d := at.Sub(now); d > 0 {
-				wait = min(wait, d)
-				continue
-			}
-			room, depth := p.roomFor(s, budget)
-			if room <= 0 {
-				continue // finish looks again
-			}
-			if len(w.eps) == maxEndpointsAtOnce {
-				return w, 0
-			}
-			budget -= room
-			w.add(ep, room, depth)
 		}
 	}
 	return w, wait
@@ -244,9 +273,10 @@ func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
 	return min(lanes, budget), depth
 }
 
-func (w *wish) add(ep *Endpoint, lanes, depth int) {
+func (w *wish) add(ep *Endpoint, replay bool, lanes, depth int) {
 	s := &ep.lanes
-	s.nextDue = time.Time{}
+	*s.due(replay) = time.Time{}
+	w.replay = append(w.replay, replay)
 	w.eps, w.ids = append(w.eps, ep), append(w.ids, ep.id)
 	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) //nolint:gosec // small
 	for key := range s.lanes {
@@ -263,8 +293,8 @@ func (w *wish) add(ep *Endpoint, lanes, depth int) {
 func (p *Dispatcher) again(w wish) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, ep := range w.eps {
-		p.dueAt(ep, w.now)
+	for i, ep := range w.eps {
+		p.dueKind(ep, w.replay[i], w.now)
 	}
 }
 
@@ -283,7 +313,8 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 	for _, ep := range w.eps {
 		byID[ep.id] = ep
 	}
-	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), w.depth)
+	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), w.depth,
+		w.replay)
 	if err != nil {
 		return err
 	}
@@ -297,7 +328,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		f := d.flight
 		if err := rows.Scan(&sub, &lane, &lsn, &f.Index, &f.EventID, &d.id, &d.attempts, &d.lastError,
 			&d.lastStatus, &history, &f.CommitTime, &f.TenantID, &f.Type, &f.AggregateType, &f.AggregateID,
-			&f.Body); err != nil {
+			&f.Body, &f.Replay); err != nil {
 			return err
 		}
 		commit, err := pglogrepl.ParseLSN(lsn)
@@ -313,19 +344,19 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	due := make(map[uuid.UUID]*time.Time, len(w.eps))
-	next, err := db.Query(ctx, sqlDue, w.ids, w.now)
+	due := make(map[dueKey]*time.Time, len(w.eps))
+	next, err := db.Query(ctx, sqlDue, w.ids, w.now, w.replay)
 	if err != nil {
 		return err
 	}
 	defer next.Close()
 	for next.Next() {
-		var id uuid.UUID
+		var k dueKey
 		var at *time.Time
-		if err := next.Scan(&id, &at); err != nil {
+		if err := next.Scan(&k.sub, &k.replay, &at); err != nil {
 			return err
 		}
-		due[id] = at
+		due[k] = at
 	}
 	if err := next.Err(); err != nil {
 		return err
@@ -335,17 +366,17 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 }
 
 // take puts loaded deliveries into their lanes.
-func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[uuid.UUID]*time.Time) {
+func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[dueKey]*time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	lanes := make(map[*Endpoint]int32)
+	lanes := make(map[dueKey]int32)
 	var lane *lane
 	for i, d := range loaded {
 		s := &d.ep.lanes
 		first := i == 0 || loaded[i-1].ep != d.ep || loaded[i-1].laneKey != d.laneKey
 		if first {
-			lanes[d.ep]++
+			lanes[dueKey{d.ep.id, d.flight.Replay != 0}]++
 			lane = nil
 		}
 		// Its endpoint may have changed meanwhile.
@@ -360,10 +391,11 @@ func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[uuid.UUID]*time.Ti
 		lane = d.lane
 	}
 	for i, ep := range w.eps {
-		if lanes[ep] >= w.lanes[i] {
-			p.dueAt(ep, w.now) // there may be more
-		} else if at := due[ep.id]; at != nil {
-			p.dueAt(ep, *at)
+		k := dueKey{ep.id, w.replay[i]}
+		if lanes[k] >= w.lanes[i] {
+			p.dueKind(ep, k.replay, w.now) // there may be more
+		} else if at := due[k]; at != nil {
+			p.dueKind(ep, k.replay, *at)
 		}
 	}
 	p.start()

@@ -120,7 +120,7 @@ func (m *Metrics) attempt(f *Flight, o Outcome) {
 
 func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
 	m.deliveries.WithLabelValues(f.Type, strings.ToLower(string(s)), m.tenant(f.TenantID)).Inc()
-	if s == StatusDelivered {
+	if s == StatusDelivered && f.Replay == 0 {
 		m.latency.Observe(max(now.Sub(f.CommitTime).Seconds(), 0))
 	}
 }

@@ -10,20 +10,22 @@ import (
 type opKind uint8
 
 const (
-	opPark       opKind = iota + 1 // a new row in relay.parked
-	opUpdate                       // another attempt of a parked row is due at next
-	opEnded                        // a delivery has ended; deletes: its parked row goes
-	opPromote                      // the first row of a lane becomes due
-	opDisable                      // the subscription is disabled for the reason in text
-	opFailing                      // the endpoint has failed since at, and was warned of at warned
-	opHealthy                      // the endpoint works again, or is forgiven
-	opCancel                       // the subscription is gone: cancel its rows
-	opQuarantine                   // a row that could not become an event
-	opHurry                        // what waits for the endpoint's sake is due at next
-	opKick                         // somebody wants a waiting delivery tried now
-	opRevive                       // somebody wants a dead delivery tried again
-	opDiscard                      // somebody gives up a dead delivery that halts its lane
-	opForget                       // a request is carried out, or a quarantined row is settled
+	opPark         opKind = iota + 1 // a new row in relay.parked
+	opUpdate                         // another attempt of a parked row is due at next
+	opEnded                          // a delivery has ended; deletes: its parked row goes
+	opPromote                        // the first row of a lane becomes due
+	opDisable                        // the subscription is disabled for the reason in text
+	opFailing                        // the endpoint has failed since at, and was warned of at warned
+	opHealthy                        // the endpoint works again, or is forgiven
+	opCancel                         // the subscription is gone: cancel its rows
+	opQuarantine                     // a row that could not become an event
+	opHurry                          // what waits for the endpoint's sake is due at next
+	opKick                           // somebody wants a waiting delivery tried now
+	opRevive                         // somebody wants a dead delivery tried again
+	opDiscard                        // somebody gives up a dead delivery that halts its lane
+	opReplay                         // a replay has read on
+	opReplayCancel                   // a replay ends for the reason in text, with all of it that waits
+	opForget                         // a request is carried out, or a quarantined row is settled
 )
 
 // op is one thing for the Recorder to write. It holds copies of what changes in
@@ -51,6 +53,7 @@ type op struct {
 	forget     forget
 	accounted  []byte        // transactions that are settled with it, for relay.accounted
 	written    chan struct{} // closed once the op is committed; nil: nobody waits
+	replay     *ReplayStep   // of a row that a replay parked, and of opReplay and opReplayCancel
 }
 
 // touchesTable tells whether rows of the op's lane must not be loaded until it

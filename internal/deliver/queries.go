@@ -40,4 +40,13 @@ var (
 	sqlLoad        = query("load")
 	sqlDue         = query("due")
 	sqlDeliveries  = query("deliveries")
+	sqlDeadSince   = query("dead_since")
+
+	sqlReplayProgress = query("replay_progress")
+	sqlReplayCancel   = query("replay_cancel")
+	sqlReplaysRunning = query("replays_running")
+	sqlReplays        = query("replays")
+	sqlReplayAsk      = query("replay_ask")
+	sqlReplaySame     = query("replay_same")
+	sqlReplayStop     = query("replay_stop")
 )

@@ -40,12 +40,13 @@ func (p *Dispatcher) Retry(ctx context.Context, db Pool, dir *Directory, id uuid
 		return fmt.Errorf("retry delivery %s: %w", id, err)
 	}
 	const q = `
-SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_id, d.aggregate_type, d.aggregate_id, d.created_at
+SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_id, d.aggregate_type, d.aggregate_id, d.created_at, coalesce(d.replay_id, 0)
   FROM relay.deliveries d JOIN relay.bodies b USING (commit_lsn, event_id)
  WHERE d.id = $1 AND d.status = 'DEAD'`
 	f := &Flight{}
 	var lsn string
-	err = db.QueryRow(ctx, q, id).Scan(&sub, &lsn, &f.Index, &f.EventID, &f.TenantID, &f.AggregateType, &f.AggregateID, &f.CommitTime)
+	err = db.QueryRow(ctx, q, id).Scan(&sub, &lsn, &f.Index, &f.EventID, &f.TenantID, &f.AggregateType, &f.AggregateID, &f.CommitTime,
+		&f.Replay)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("retry delivery %s: %w", id, err)
 	}
@@ -71,6 +72,9 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 		next = time.Now()
 	}
 	s.addParked(lane)
+	if f.Replay != 0 {
+		s.replay.of[lane] = f.Replay
+	}
 	p.asked[id] = struct{}{}
 	p.submit(op{kind: opRevive, ep: ep, lane: lane, id: id, next: next, forget: forget{request: request}})
 	return nil

@@ -13,6 +13,11 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	d.onWire = false
 	s.inflight--
 	p.inflight--
+	replay := d.flight.Replay != 0
+	if replay {
+		s.replay.inflight--
+		p.replaying--
+	}
 	if d.slow {
 		d.slow = false
 		p.slow--
@@ -27,7 +32,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	s.lastEnd = now
 	l := d.lane
 	switch {
-	case s.removed:
+	case s.removed, d.dropped:
 		p.leave(d)
 		if !d.durable { // else the Recorder cancels its row
 			st := StatusCancelled
@@ -40,7 +45,9 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.dropLane(l)
 	case out.Success():
 		d.note(out.entry)
-		p.wentWell(d, out, now)
+		if !replay || d.probe {
+			p.wentWell(d, out, now)
+		}
 		p.metrics.ended(d.flight, StatusDelivered, now)
 		p.leave(d)
 		p.submitEnded(d, StatusDelivered, out, now)
@@ -71,7 +78,9 @@ func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
 	s, l := &d.ep.lanes, d.lane
 	d.failed(out)
 	p.metrics.retry(d.flight, out.Reason)
-	p.unhealthy(d.ep, out, now)
+	if d.flight.Replay == 0 {
+		p.unhealthy(d.ep, out, now)
+	}
 	s.breaker.inconclusive(now, d.probe)
 	wish := p.opts.Schedule.Wish(out.RetryAfter)
 	until := s.pace.throttled(d.startedAt, now, wish, p.opts.EndpointConcurrency, p.opts.Pace)
@@ -85,20 +94,20 @@ func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
 func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	s, l := &d.ep.lanes, d.lane
 	d.failed(out)
-	s.works = false
-	if s.breaker.failed(now, d.id, d.probe, p.opts.Breaker, p.opts.Schedule.Stretch()) {
-		p.opened(d.ep, string(out.Reason))
+	if d.flight.Replay == 0 || d.probe {
+		p.wentWrong(d, out, now)
 	}
-	s.pace.failed(d.startedAt, now, p.opts.EndpointConcurrency)
 	if wish := p.opts.Schedule.Wish(out.RetryAfter); out.Unavailable() && wish > 0 {
 		s.pace.pause(now, wish)
 	}
-	p.unhealthy(d.ep, out, now)
+	if d.flight.Replay == 0 || out.Gone {
+		p.unhealthy(d.ep, out, now)
+	}
 	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
 		p.leave(d)
-		if d.ep.Subscription().halts() {
+		if d.ep.Subscription().halts() && d.flight.Replay == 0 {
 			p.halt(d, now)
 			p.parkRest(l)
 			p.dropLane(l)
@@ -236,7 +245,7 @@ func (p *Dispatcher) committed(batch []op) {
 			} else {
 				delete(s.unsettle, o.lane)
 				if u.missed {
-					p.dueAt(o.ep, time.Now())
+					p.dueLane(o.ep, o.lane, time.Now())
 					look = true
 				}
 			}
@@ -246,7 +255,10 @@ func (p *Dispatcher) committed(batch []op) {
 			due = time.Now()
 		}
 		if !due.IsZero() {
-			p.dueAt(o.ep, due)
+			p.dueLane(o.ep, o.lane, due)
+			if o.kind == opKick || o.kind == opHurry { // which name no lane
+				p.dueReplay(o.ep, due)
+			}
 			look = true
 		}
 	}
@@ -264,10 +276,27 @@ func (p *Dispatcher) dueAt(ep *Endpoint, t time.Time) {
 	p.backlog[ep] = struct{}{}
 }
 
+// dueReplay is dueAt for the rows of replays.
+func (p *Dispatcher) dueReplay(ep *Endpoint, t time.Time) {
+	if due := &ep.lanes.replay.nextDue; due.IsZero() || t.Before(*due) {
+		*due = t
+	}
+	p.backlog[ep] = struct{}{}
+}
+
+// dueLane notes that rows of a lane want to be loaded at t.
+func (p *Dispatcher) dueLane(ep *Endpoint, lane uint64, t time.Time) {
+	if ep.lanes.replay.of[lane] != 0 {
+		p.dueReplay(ep, t)
+		return
+	}
+	p.dueAt(ep, t)
+}
+
 func (p *Dispatcher) handOver(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for d := p.live.oldest; d != nil && now.Sub(d.arrived) > p.opts.HandoverAfter; d = p.live.oldest {
+	for d := p.live.oldest; d != nil && now.Sub(d.arrived) > p.handoverAfter(); d = p.live.oldest {
 		p.parkLane(d.lane, now)
 	}
 }

@@ -1,10 +1,12 @@
 package deliver
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,6 +39,8 @@ type Record struct {
 	DurationMicros *int `json:"duration_us"`
 	// History has an entry an attempt, from the first failure on (see Attempt).
 	History json.RawMessage `json:"history"`
+	// Replay is the replay that it belongs to, nil when it came through the stream.
+	Replay *int64 `json:"replay_id"`
 }
 
 // Filter narrows a list of deliveries; zero fields match everything.
@@ -115,6 +119,43 @@ func (r Records) Get(ctx context.Context, id uuid.UUID) (*Record, error) {
 	return &list[0], nil
 }
 
+// IDs returns the ids of all deliveries that match, by commit time, oldest first:
+// the order in which those of a key are to be tried again.
+func (r Records) IDs(ctx context.Context, f Filter) ([]uuid.UUID, error) {
+	var ids []uuid.UUID
+	f.Limit = 1000
+	for {
+		page, err := r.List(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page {
+			ids = append(ids, page[i].ID)
+		}
+		if len(page) < f.Limit {
+			slices.Reverse(ids)
+			return ids, nil
+		}
+		f.Before = page[len(page)-1].ID
+	}
+}
+
+// DeadSince counts those of some deliveries that died before a time and have not
+// come back.
+func (r Records) DeadSince(ctx context.Context, ids []uuid.UUID, t time.Time) (int, error) {
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	from, to := idTime(slices.MinFunc(ids, compareIDs)), idTime(slices.MaxFunc(ids, compareIDs)).Add(time.Millisecond)
+	n := 0
+	if err := r.DB.QueryRow(ctx, sqlDeadSince, ids, t, from, to).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count dead deliveries: %w", err)
+	}
+	return n, nil
+}
+
+func compareIDs(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
+
 // ParkedByTenant counts what waits, for the tenants that have most of it.
 func (r Records) ParkedByTenant(ctx context.Context, limit int) ([]TenantCount, error) {
 	rows, err := r.DB.Query(ctx, sqlParkedTenants, limit)
@@ -185,7 +226,7 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 		var d Record
 		err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
 			&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-			&d.Waits, &d.Halts, &d.DurationMicros, &d.History)
+			&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay)
 		if d.Status == StatusDelivered {
 			d.DeliveredAt = d.EndedAt
 		}

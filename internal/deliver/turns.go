@@ -10,9 +10,12 @@ import (
 const slowAfter = 20 * time.Millisecond
 
 func (p *Dispatcher) makeReady(l *lane) {
-	if s := &l.ep.lanes; l.head().durable {
+	switch s, d := &l.ep.lanes, l.head(); {
+	case d.flight.Replay != 0:
+		s.replay.ready = append(s.replay.ready, l)
+	case d.durable:
 		s.stored = append(s.stored, l)
-	} else {
+	default:
 		s.fresh = append(s.fresh, l)
 	}
 	p.enring(l.ep)
@@ -30,6 +33,7 @@ func (p *Dispatcher) enring(ep *Endpoint) {
 			p.doubtful = append(p.doubtful, ep)
 		}
 	}
+	p.enringReplay(ep)
 }
 
 // works notes that an attempt was taken: the endpoint need not wait behind those
@@ -122,7 +126,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 			poke(p.load)
 		}
 		s := &d.ep.lanes
-		if now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
+		if d.flight.Replay == 0 && now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
 			p.opened(d.ep, "hangs")
 			p.parkIdle(d.ep)
 		}
@@ -157,7 +161,7 @@ func (p *Dispatcher) next() *Delivery {
 		}
 		ep := p.nextEndpoint()
 		if ep == nil {
-			return nil
+			return p.nextReplay(now)
 		}
 		s := &ep.lanes
 		s.inRing = false
@@ -165,23 +169,29 @@ func (p *Dispatcher) next() *Delivery {
 		if l == nil {
 			continue
 		}
-		d := l.head()
-		d.onWire, d.startedAt, d.stored = true, now, d.durable
-		d.probe = s.breaker.started()
-		s.pace.started(now)
-		p.started = append(p.started, d)
-		if s.inflight == 0 {
-			s.lastEnd = now
-		}
-		s.inflight++
-		p.inflight++
-		if d.stored {
-			s.restored++
-		}
+		d := p.begin(l, now)
 		p.enring(ep)
 		return d
 	}
 	return nil
+}
+
+// begin counts the head of a lane as on the wire.
+func (p *Dispatcher) begin(l *lane, now time.Time) *Delivery {
+	s, d := &l.ep.lanes, l.head()
+	d.onWire, d.startedAt, d.stored = true, now, d.durable && d.flight.Replay == 0
+	d.probe = s.breaker.started()
+	s.pace.started(now)
+	p.started = append(p.started, d)
+	if s.inflight == 0 {
+		s.lastEnd = now
+	}
+	s.inflight++
+	p.inflight++
+	if d.stored {
+		s.restored++
+	}
+	return d
 }
 
 // start runs a worker for each delivery that may start. A worker lives while

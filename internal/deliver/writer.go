@@ -84,6 +84,7 @@ func (w *writer) queue(ops []op) {
 	w.health(health)
 	w.others(ops)
 	w.cancel(cancelled)
+	w.replays(ops)
 	w.promote(promoted)
 }
 
@@ -142,18 +143,20 @@ func (w *writer) park(ops []*op) {
 		next         []*time.Time
 		errs, hist   []string
 		created      []time.Time
+		replay       []int64
 		dead         []*time.Time
 	)
 	for _, o := range ops {
 		k.add(o)
 		dead = append(dead, timeOrNil(o.dead))
+		replay = append(replay, o.d.flight.Replay)
 		event, id = append(event, o.d.flight.EventID), append(id, o.d.id)
 		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
 		next = append(next, timeOrNil(o.next))
 		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
 		created = append(created, o.d.flight.CommitTime)
 	}
-	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead)
+	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead, replay)
 }
 
 func (w *writer) update(ops []*op) {
@@ -199,10 +202,11 @@ func (w *writer) ended(ops []*op) {
 		tenant, typ, aggType, aggID                = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		lsn, status, errs, hist                    = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		index, attempts, statusCode, durationMicro = make([]int32, n), make([]int32, n), make([]int32, n), make([]int32, n)
+		replay                                     = make([]int64, n)
 	)
 	for i, o := range ops {
 		f := o.d.flight
-		id[i], sub[i], event[i] = o.d.id, o.ep.id, f.EventID
+		id[i], sub[i], event[i], replay[i] = o.d.id, o.ep.id, f.EventID, f.Replay
 		created[i], ended[i] = f.CommitTime, o.at
 		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
 		lsn[i], status[i], errs[i], hist[i] = lsnText(f.CommitLSN), string(o.status), o.lastError, string(o.history)
@@ -211,7 +215,7 @@ func (w *writer) ended(ops []*op) {
 		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds())
 	}
 	w.batch.Queue(sqlEnded, id, created, tenant, sub, event, typ, aggType, aggID, lsn, index, status, attempts,
-		errs, statusCode, durationMicro, ended, hist)
+		errs, statusCode, durationMicro, ended, hist, replay)
 }
 
 func (w *writer) health(last map[*Endpoint]*op) {

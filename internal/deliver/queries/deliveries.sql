@@ -7,7 +7,7 @@ SELECT * FROM (
             p.dead_at IS NULL AND EXISTS (SELECT FROM relay.parked e
                      WHERE e.subscription_id = p.subscription_id AND e.lane = p.lane
                        AND (e.commit_lsn, e.row_index) < (p.commit_lsn, p.row_index)) AS waits,
-            p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history
+            p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history, p.replay_id
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
       WHERE ($1 = '' OR ($1 = 'PENDING' AND p.dead_at IS NULL) OR ($1 = 'DEAD' AND p.dead_at IS NOT NULL)) AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
         AND ($4::uuid IS NULL OR p.subscription_id = $4) AND p.id >= $5 AND p.id < $6
@@ -15,7 +15,7 @@ SELECT * FROM (
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
             d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at,
-            NULL, false, false, d.duration_us, d.history
+            NULL, false, false, d.duration_us, d.history, d.replay_id
        FROM relay.deliveries d
       WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
         AND ($3 = '' OR d.event_type = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)

@@ -1,3 +1,4 @@
-SELECT s.id, (SELECT min(p.next_attempt_at) FROM relay.parked p
-               WHERE p.subscription_id = s.id AND p.next_attempt_at > $2)
-  FROM unnest($1::uuid[]) AS s(id)
+SELECT s.id, s.replay, (SELECT min(p.next_attempt_at) FROM relay.parked p
+                         WHERE p.subscription_id = s.id AND p.next_attempt_at > $2
+                           AND (p.replay_id IS NOT NULL) = s.replay)
+  FROM unnest($1::uuid[], $3::boolean[]) AS s(id, replay)

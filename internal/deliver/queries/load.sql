@@ -4,10 +4,13 @@
 SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attempts, coalesce(q.last_error, ''),
        coalesce(q.last_status, 0), coalesce(q.history::text, ''), q.created_at,
        coalesce(b.tenant_id, ''), coalesce(b.event_type, ''), coalesce(b.aggregate_type, ''),
-       coalesce(b.aggregate_id, ''), b.body
-  FROM unnest($1::uuid[], $2::int[], $6::int[]) AS s(id, lim, depth)
+       coalesce(b.aggregate_id, ''), b.body,
+       coalesce(q.replay_id, 0)
+  FROM unnest($1::uuid[], $2::int[], $6::int[], $7::boolean[])
+       AS s(id, lim, depth, replay)
  CROSS JOIN LATERAL (SELECT h.lane FROM relay.parked h
                       WHERE h.subscription_id = s.id AND h.next_attempt_at <= $3
+                        AND (h.replay_id IS NOT NULL) = s.replay
                         AND (s.id, h.lane) NOT IN (SELECT x.s, x.k FROM unnest($4::uuid[], $5::bigint[]) AS x(s, k))
                         AND NOT EXISTS (SELECT FROM relay.parked e
                                          WHERE e.subscription_id = h.subscription_id AND e.lane = h.lane

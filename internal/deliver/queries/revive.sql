@@ -2,11 +2,13 @@
 -- it halts is looked at when it is loaded.
 WITH dead AS (
     DELETE FROM relay.deliveries WHERE id = $1 AND status = 'DEAD' RETURNING *
+), counted AS (
+    UPDATE relay.replays r SET dead = r.dead - 1 FROM dead d WHERE r.id = d.replay_id
 )
 INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, attempts, next_attempt_at,
-                          last_error, last_status, history, created_at)
+                          last_error, last_status, history, created_at, replay_id)
 SELECT subscription_id, commit_lsn, row_index, event_id, id, $2, 0,
        coalesce($3, (SELECT now() FROM relay.parked h
                       WHERE h.subscription_id = dead.subscription_id AND h.lane = $2 AND h.dead_at IS NOT NULL LIMIT 1)),
-       last_error, last_status, history, created_at
+       last_error, last_status, history, created_at, replay_id
   FROM dead

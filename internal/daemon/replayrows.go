@@ -1,0 +1,237 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/audit"
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
+)
+
+// replayTable reads the outbox for replays. The table has no index, so it is read
+// by whole ranges: a page of keys for a scan, then the rows that are wanted by
+// their place, a few at a time. No transaction stays open in between. A scan must
+// not miss rows that are on their way to a partition: see audit.BeginReading.
+type replayTable struct {
+	columns outbox.Columns
+	table   string // quoted
+	schema  string
+	name    string
+	types   typeNames
+}
+
+func newReplayTable(c *Settings) (*replayTable, error) {
+	catalog, err := outbox.NewCatalog(c.Catalog.Files...)
+	if err != nil {
+		return nil, err
+	}
+	schema, name, _ := strings.Cut(c.Outbox.Table, ".")
+	return &replayTable{columns: mappingOptions(c).Columns, table: c.Outbox.Identifier().Sanitize(), schema: schema, name: name,
+		types: typeNames{catalog: catalog}}, nil
+}
+
+// typeNames finds the whole name of the event that a row means, as the mapper
+// does: "" when there is none.
+type typeNames struct{ catalog *outbox.Catalog }
+
+func (t typeNames) of(aggregateType, eventType string) string {
+	for _, name := range [...]string{eventType, aggregateType + "." + eventType} {
+		if _, ok := t.catalog.Lookup(name); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// order is the expression by which rows are ordered: the time in an id of version
+// 7, which is when the row was inserted, or else when it was created. For one key
+// that is the order of commits when writers lock what the key stands for and
+// their ids are the table's default. created_at alone is not: it is when the
+// transaction began, before the lock was waited for.
+func (t *replayTable) order() string {
+	id := pgx.Identifier{t.columns.ID}.Sanitize() + "::text"
+	return fmt.Sprintf(`CASE WHEN %[1]s ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-'
+	THEN ('x' || substr(%[1]s, 1, 8) || substr(%[1]s, 10, 4) || substr(%[1]s, 16, 3))::bit(60)::bigint
+	ELSE (extract(epoch FROM %[2]s) * 4096000)::bigint END`, id, pgx.Identifier{t.columns.CreatedAt}.Sanitize())
+}
+
+// span is the condition for the rows of a tenant that were created between two
+// times, which are $1 to $3.
+func (t *replayTable) span() string {
+	return fmt.Sprintf("%[1]s >= $1 AND %[1]s < $2 AND %[2]s = $3", pgx.Identifier{t.columns.CreatedAt}.Sanitize(),
+		pgx.Identifier{t.columns.TenantID}.Sanitize())
+}
+
+// replayKey is one row that a replay may send, without its data.
+type replayKey struct {
+	cursor   deliver.ReplayCursor
+	wanted   bool // its type is one that the replay sends
+	leaf, at string
+	size     int // of the payload, as it is stored
+}
+
+// keys returns the next rows in order, at most limit. Fewer mean that there are
+// no more.
+func (t *replayTable) keys(ctx context.Context, db audit.Beginner, r *deliver.RunningReplay, sub *deliver.Subscription,
+	after deliver.ReplayCursor, limit int) ([]replayKey, error) {
+	tx, err := audit.BeginReading(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	id := pgx.Identifier{t.columns.ID}.Sanitize() + `::text COLLATE "C"`
+	rows, err := tx.Query(ctx, fmt.Sprintf(`
+SELECT k, id, type, aggregate, leaf, at, size
+  FROM (SELECT %[1]s AS k, %[2]s AS id, %[3]s AS type, %[4]s AS aggregate, tableoid::regclass::text AS leaf, ctid::text AS at,
+               pg_column_size(%[5]s) AS size
+          FROM %[6]s WHERE %[7]s) AS r
+ WHERE (k, id) > ($4, $5)
+ ORDER BY k, id LIMIT $6`, t.order(), id, pgx.Identifier{t.columns.EventType}.Sanitize(),
+		pgx.Identifier{t.columns.AggregateType}.Sanitize(), pgx.Identifier{t.columns.Payload}.Sanitize(), t.table, t.span()),
+		r.From, r.To, r.TenantID, after.Key, after.ID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (replayKey, error) {
+		var k replayKey
+		var typ, aggregate string
+		if err := row.Scan(&k.cursor.Key, &k.cursor.ID, &typ, &aggregate, &k.leaf, &k.at, &k.size); err != nil {
+			return k, err
+		}
+		name := t.types.of(aggregate, typ)
+		k.wanted = name != "" && sub.MatchesReplay(r.Events, name)
+		if !k.wanted {
+			k.leaf, k.at = "", ""
+		}
+		return k, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read keys: %w", err)
+	}
+	return list, nil
+}
+
+type replayQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// rows reads the rows of keys as the stream would bring them, by the id of their
+// event. A row that is not in its place any more is not among them.
+func (t *replayTable) rows(ctx context.Context, db replayQuerier, keys []replayKey) (map[string]cdc.Row, error) {
+	found := make(map[string]cdc.Row, len(keys))
+	wanted := make(map[string]bool, len(keys))
+	byLeaf := make(map[string][]string)
+	for _, k := range keys {
+		wanted[k.cursor.ID] = true
+		byLeaf[k.leaf] = append(byLeaf[k.leaf], `"`+k.at+`"`)
+	}
+	for leaf, places := range byLeaf {
+		err := t.read(ctx, db, found, wanted, "SELECT * FROM ONLY "+leaf+" WHERE ctid = ANY ($1::text::tid[])",
+			"{"+strings.Join(places, ",")+"}")
+		if err != nil && !isUndefinedTable(err) {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// lookFor reads those rows of keys that are not found yet by their ids, which
+// takes a scan.
+func (t *replayTable) lookFor(ctx context.Context, db audit.Beginner, r *deliver.RunningReplay, keys []replayKey, found map[string]cdc.Row) error {
+	wanted := make(map[string]bool)
+	var moved []string
+	for _, k := range keys {
+		if _, ok := found[k.cursor.ID]; !ok {
+			moved, wanted[k.cursor.ID] = append(moved, k.cursor.ID), true
+		}
+	}
+	tx, err := audit.BeginReading(ctx, db)
+	if err != nil {
+		return fmt.Errorf("look for rows: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	query := fmt.Sprintf("SELECT * FROM %s WHERE %s AND %s::text = ANY ($4::text[])", t.table,
+		strings.NewReplacer("$1", "$1::timestamptz", "$2", "$2::timestamptz").Replace(t.span()), pgx.Identifier{t.columns.ID}.Sanitize())
+	return t.read(ctx, tx, found, wanted, query, r.From, r.To, r.TenantID, moved)
+}
+
+// read puts wanted rows into found. The simple protocol returns values as text,
+// which is the form that they have in the stream.
+func (t *replayTable) read(ctx context.Context, db replayQuerier, found map[string]cdc.Row, wanted map[string]bool, sql string, args ...any) error {
+	rows, err := db.Query(ctx, sql, append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
+	if err != nil {
+		return fmt.Errorf("read rows: %w", err)
+	}
+	defer rows.Close()
+	rel := &cdc.Relation{Schema: t.schema, Name: t.name}
+	for _, f := range rows.FieldDescriptions() {
+		rel.Columns = append(rel.Columns, cdc.Column{Name: f.Name, TypeOID: f.DataTypeOID, TypeMod: f.TypeModifier})
+	}
+	at := slices.IndexFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == t.columns.ID })
+	for rows.Next() {
+		row := cdc.Row{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
+		for i, raw := range rows.RawValues() {
+			row.Values[i] = cdc.Value{Kind: cdc.KindNull}
+			if raw != nil {
+				row.Values[i] = cdc.Value{Kind: cdc.KindText, Data: slices.Clone(raw)}
+			}
+		}
+		if id := string(row.Values[at].Data); wanted[id] {
+			found[id] = row
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read rows: %w", err)
+	}
+	return nil
+}
+
+// ReplayCount is how many rows of one type a replay would send.
+type ReplayCount struct {
+	Event string `json:"event"`
+	Rows  int64  `json:"rows"`
+}
+
+// CountReplay tells what a replay would send, by event type. Rows that are no
+// valid events are among them.
+func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
+	t, err := newReplayTable(c)
+	if err != nil {
+		return nil, err
+	}
+	tx, err := audit.BeginReading(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("count rows: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %[1]s, %[2]s, count(*) FROM %[3]s WHERE %[4]s GROUP BY 1, 2",
+		pgx.Identifier{t.columns.AggregateType}.Sanitize(), pgx.Identifier{t.columns.EventType}.Sanitize(), t.table, t.span()),
+		from, to, sub.TenantID)
+	if err != nil {
+		return nil, fmt.Errorf("count rows: %w", err)
+	}
+	counts := make(map[string]int64)
+	var aggregate, typ string
+	var n int64
+	if _, err := pgx.ForEachRow(rows, []any{&aggregate, &typ, &n}, func() error {
+		if name := t.types.of(aggregate, typ); name != "" && sub.MatchesReplay(events, name) {
+			counts[name] += n
+		}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("count rows: %w", err)
+	}
+	out := make([]ReplayCount, 0, len(counts))
+	for name, n := range counts {
+		out = append(out, ReplayCount{Event: name, Rows: n})
+	}
+	slices.SortFunc(out, func(a, b ReplayCount) int { return strings.Compare(a.Event, b.Event) })
+	return out, nil
+}

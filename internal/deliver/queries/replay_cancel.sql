@@ -1,0 +1,15 @@
+-- Everything of a replay that still waits is cancelled with it, also what went with its subscription before.
+WITH gone AS (
+    DELETE FROM relay.parked WHERE replay_id = $1 RETURNING *
+), told AS (
+    INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type,
+                                  aggregate_id, commit_lsn, row_index, status, attempts, last_error, last_status,
+                                  ended_at, history, replay_id)
+    SELECT g.id, g.created_at, b.tenant_id, g.subscription_id, g.event_id, b.event_type, b.aggregate_type,
+           b.aggregate_id, g.commit_lsn, g.row_index, 'CANCELLED', g.attempts, 'replay cancelled', g.last_status,
+           now(), g.history, g.replay_id
+      FROM gone g JOIN relay.bodies b USING (commit_lsn, event_id)
+)
+UPDATE relay.replays
+   SET state = 'CANCELLED', detail = $2, cancelled = queued - delivered - dead, ended_at = now(), updated_at = now()
+ WHERE id = $1 AND state = 'RUNNING'

@@ -1,0 +1,1 @@
+UPDATE relay.replays SET cancel = true WHERE id = $1 AND state = 'RUNNING'
