@@ -1,0 +1,130 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/outbox-relay/relay/test/ledger/history"
+)
+
+// settling is how long after the end of a fault what it explains may still be on its way.
+const settling = 2 * time.Second
+
+// excuse is a fault that explains repeats of what was taken in a span of time.
+type excuse struct {
+	name     string
+	began    history.Moment
+	from, to history.Moment // taken then
+	repeats  int
+	limit    int
+}
+
+// excuses are the faults of a history, the latest first. What could not be recorded because PostgreSQL was away before a
+// crash counts as not recorded.
+func (x *index) excuses() []*excuse {
+	var all []*excuse
+	window := x.h.Run.Window
+	for _, a := range x.h.Actions {
+		if !a.Repeats && a.Incident == "" {
+			continue
+		}
+		e := &excuse{name: a.Name, began: a.Began, from: a.Began.Add(-window), to: max(a.Ended, a.Ready).Add(settling)}
+		for grown := true; grown; {
+			grown = false
+			for _, s := range x.h.Actions {
+				if s.Stalls && s.Began < e.began && max(s.Ended, s.Ready).Add(settling) >= e.from && s.Began.Add(-window) < e.from {
+					e.from, grown = s.Began.Add(-window), true
+				}
+			}
+		}
+		all = append(all, e)
+	}
+	for i := range x.h.Exits {
+		if exit := x.h.Exits[i]; exit.Wanted == "" || exit.Wanted == "fault point" {
+			all = append(all, &excuse{name: "exit", began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
+		}
+	}
+	slices.SortFunc(all, func(a, b *excuse) int { return int(b.began - a.began) })
+	return all
+}
+
+// repeats is I5: what was taken comes again only when a fault explains it, and not more often than what was in flight
+// or unrecorded then.
+func (r *Result) repeats() {
+	excuses := r.index.excuses()
+	for _, s := range r.index.subs {
+		for id, list := range s.byEvent {
+			taken := s.taken[id]
+			if taken == nil {
+				continue
+			}
+			r.Figures.Repeats += r.repeatsOf(s, id, list, taken, excuses)
+		}
+	}
+	for _, e := range excuses {
+		if e.repeats == 0 {
+			continue
+		}
+		// What was taken in the window and, on the wire, what may be.
+		if e.limit = r.index.takenBetween(e.from, e.to) + r.index.h.Run.InFlight; e.repeats > e.limit {
+			r.add("I5", "", "", "%d repeats after %s at %s, want at most %d", e.repeats, e.name, e.began, e.limit)
+		}
+		if r.Figures.RepeatsBy == nil {
+			r.Figures.RepeatsBy = make(map[string]Repeats)
+		}
+		by := r.Figures.RepeatsBy[e.name]
+		by.Total += e.repeats
+		by.Most = max(by.Most, e.repeats)
+		r.Figures.RepeatsBy[e.name] = by
+	}
+}
+
+func (r *Result) repeatsOf(s *sub, id string, list []*history.Arrival, taken *history.Arrival, excuses []*excuse) (n int) {
+	last := taken // the latest that was taken and may have to be sent again
+	for _, a := range list {
+		if a.N <= taken.N {
+			continue
+		}
+		n++
+		if a.Attempt > last.Attempt && r.index.unknownAnswer(last, s.rows[id]) {
+			r.Figures.UnknownAnswers++
+			last = a
+			continue
+		}
+		// The latest fault before it is what it is put down to.
+		at := slices.IndexFunc(excuses, func(e *excuse) bool {
+			return a.At > e.began && last.At >= e.from && last.At <= e.to
+		})
+		if at < 0 {
+			r.add("I5", id, s.Name, "arrival %d: taken already by arrival %d, %s before, and nothing explains the repeat",
+				a.N, last.N, a.At.Sub(last.At).Round(time.Millisecond))
+		} else {
+			excuses[at].repeats++
+		}
+		if a.Taken() {
+			last = a
+		}
+	}
+	return n
+}
+
+func (x *index) takenBetween(from, to history.Moment) int {
+	arrivals := x.h.Arrivals
+	lo, _ := slices.BinarySearchFunc(arrivals, from, func(a history.Arrival, m history.Moment) int { return int(a.At - m) })
+	n := 0
+	for _, a := range arrivals[lo:] {
+		if a.At > to {
+			break
+		}
+		if a.Taken() {
+			n++
+		}
+	}
+	return n
+}
+
+// Repeats are repeats by what explains them.
+type Repeats struct{ Total, Most int }
+
+func (r Repeats) String() string { return fmt.Sprintf("%d, at most %d at once", r.Total, r.Most) }

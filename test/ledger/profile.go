@@ -1,0 +1,34 @@
+package main
+
+import "time"
+
+// profile is what the nemesis does, how often, and under which settings.
+type profile struct {
+	Name    string
+	Weights map[string]int // by name of the action
+	Gap     time.Duration  // quiet time between two actions, on average
+	Standby bool           // a second relay waits from the beginning
+	Env     []string       // more environment of the relays
+	Points  []string       // fault points that relays are killed at
+}
+
+// The actions of a long run, with their weights.
+var everything = map[string]int{
+	"kill": 12, "terminate": 5, "freeze": 3, "standby": 4, "crash": 4, "fast-restart": 3, "end-walsender": 6, "end-backends": 4,
+	"checkpoint": 3, "open-transaction": 4, "cut-stall": 4, "cut-reset": 5, "outage": 12, "switch": 4, "subscribe": 5, "reload": 4, "alter": 2,
+}
+
+// profiles by name.
+func profiles() map[string]profile {
+	all := make(map[string]profile)
+	for _, p := range []profile{
+		{Name: "soak", Weights: everything, Gap: 2 * time.Second},
+		{Name: "short", Gap: 250 * time.Millisecond, Weights: map[string]int{
+			"kill": 60, "terminate": 4, "crash": 4, "fast-restart": 2, "end-walsender": 4, "end-backends": 2, "checkpoint": 2,
+			"open-transaction": 4, "cut-reset": 4, "outage": 10, "switch": 3, "subscribe": 3, "reload": 3, "alter": 2, "standby": 2}},
+		{Name: "quiet", Gap: time.Second},
+	} {
+		all[p.Name] = p
+	}
+	return all
+}
