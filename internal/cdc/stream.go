@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // Limits of one batch: large enough to make the hand-over cheap, small enough
@@ -323,7 +325,7 @@ func (s *Stream) take(msg pgproto3.BackendMessage) (Item, bool, error) {
 	case *pgproto3.NoticeResponse:
 		// PostgreSQL 18 skips the rows of a publication that it cannot load,
 		// and says so only here.
-		if m.Code == "55000" {
+		if m.Code == "55000" && !faultpoint.Planted(faultpoint.NoticeIgnored) {
 			return Item{}, false, fmt.Errorf("%w: %s", ErrPublicationMissing, m.Message)
 		}
 		return Item{}, false, nil
@@ -348,6 +350,10 @@ func (s *Stream) takeData(data []byte) (Item, bool, error) {
 		item, ok, err := s.decoder.Decode(data[25:])
 		if err == nil && ok && item.Kind == ItemCommit {
 			s.raiseReceived(item.EndLSN)
+			faultpoint.Hit(faultpoint.AfterCommitMessage)
+		}
+		if faultpoint.Enabled {
+			s.plantedData(data, item)
 		}
 		return item, ok, err
 	case pglogrepl.PrimaryKeepaliveMessageByteID:
@@ -359,6 +365,9 @@ func (s *Stream) takeData(data []byte) (Item, bool, error) {
 			if err := s.sendStatus(false); err != nil {
 				return Item{}, false, err
 			}
+		}
+		if faultpoint.Planted(faultpoint.ConfirmKeepalives) {
+			s.believe(pos)
 		}
 		if s.decoder.InTransaction() {
 			return Item{}, false, nil
@@ -410,16 +419,21 @@ func (s *Stream) sendStatus(askReply bool) error {
 	for range 3 {
 		buf = binary.BigEndian.AppendUint64(buf, uint64(lsn))
 	}
+	if faultpoint.Planted(faultpoint.FlushZero) {
+		clear(buf[14:])
+	}
 	buf = binary.BigEndian.AppendUint64(buf, uint64(time.Since(pgEpoch).Microseconds())) //nolint:gosec // positive since 2000
 	if askReply {
 		buf = append(buf, 1)
 	} else {
 		buf = append(buf, 0)
 	}
+	faultpoint.Hit(faultpoint.BeforeStatusUpdate)
 	_ = s.hijacked.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := s.hijacked.Conn.Write(buf); err != nil {
 		return fmt.Errorf("send status update: %w", err)
 	}
+	faultpoint.Hit(faultpoint.AfterStatusUpdate)
 	s.sent, s.lastStatus = lsn, time.Now()
 	s.statusCount.Add(1)
 	return nil

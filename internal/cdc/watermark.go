@@ -3,6 +3,8 @@ package cdc
 import (
 	"fmt"
 	"sync"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // Position is how far a stream is recorded: everything in transactions that
@@ -137,7 +139,7 @@ func (w *Watermark) Keepalive(pos LSN) {
 		return
 	}
 	w.arrived = pos
-	if len(w.queue) == 0 {
+	if len(w.queue) == 0 || faultpoint.Planted(faultpoint.KeepaliveOutOfOrder) {
 		w.end = pos
 		return
 	}

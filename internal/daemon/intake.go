@@ -14,6 +14,7 @@ import (
 	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/faultpoint"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -115,6 +116,9 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	if in.passed || index < in.resumed {
 		return nil
 	}
+	if faultpoint.Planted(faultpoint.RowOverlooked) && everyNth(500) {
+		return nil
+	}
 	in.journal.Row(it.Row)
 	ticket, err := in.watermark.Row()
 	if err != nil {
@@ -151,6 +155,9 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliv
 		return err
 	}
 	eps := in.dir.Match(event.TenantID, event.Type)
+	if faultpoint.Planted(faultpoint.OtherTenant) && everyNth(50) {
+		eps = in.dir.All()
+	}
 	in.metrics.Event(len(eps) > 0)
 	if len(eps) == 0 {
 		ticket.Done()

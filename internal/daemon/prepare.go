@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/faultpoint"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/progress"
 )
@@ -63,6 +64,9 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 	case fault == nil:
 		d.timeline.Store(max(id.Timeline, d.timeline.Load()))
 		return state, nil
+	case faultpoint.Planted(faultpoint.SlotRecreated) && errors.Is(fault, ErrSlotGap):
+		_, _, err := d.makeSlot(ctx, conn)
+		return state, err
 	case errors.Is(fault, ErrSlotGap), errors.Is(fault, cdc.ErrPublicationMissing):
 		return d.mend(ctx, conn, state, fault)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/faultpoint"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -79,6 +80,7 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 	if err != nil {
 		return state, err
 	}
+	faultpoint.Hit(faultpoint.InRescueSnapshot)
 	if state.SystemID != conn.Identity().SystemID {
 		if state.Marker, err = d.markerHere(ctx, state.Marker); err != nil {
 			return state, err

@@ -3,6 +3,8 @@ package deliver
 import (
 	"context"
 	"time"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // Admit takes an event for the endpoints that match it. It returns when each
@@ -28,6 +30,9 @@ func (p *Dispatcher) Admit(ctx context.Context, f *Flight, eps []*Endpoint) erro
 		}
 	}
 	f.open = len(todo)
+	if faultpoint.Planted(faultpoint.ConfirmBeforeDelivery) {
+		f.Ticket.Done()
+	}
 	now := time.Now()
 	for _, ep := range todo {
 		if err := p.admit(ctx, newDelivery(f, ep, now)); err != nil {
@@ -78,8 +83,8 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 // mustPark tells whether a new delivery cannot be tried from memory.
 func (p *Dispatcher) mustPark(d *Delivery) bool {
 	s := &d.ep.lanes
-	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 || p.opts.Schedule.Delays[0] > 0 || p.stopping ||
-		p.pressure >= PressureFull {
+	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 && !faultpoint.Planted(faultpoint.OrderForgotten) ||
+		p.opts.Schedule.Delays[0] > 0 || p.stopping || p.pressure >= PressureFull {
 		return true
 	}
 	if s.pace.until.After(d.arrived) || s.pace.slowed() && s.live >= 2*p.opts.EndpointConcurrency {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // maxEndpointsAtOnce bounds one query of the loader.
@@ -20,6 +22,9 @@ const maxEndpointsAtOnce = 64
 func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error {
 	// A crash may have come between the delivery of a lane's head and the promotion
 	// of the row behind it.
+	if faultpoint.Planted(faultpoint.ParkedForgotten) {
+		return nil
+	}
 	if _, err := db.Exec(ctx, sqlHeal); err != nil {
 		return fmt.Errorf("heal parked lanes: %w", err)
 	}
@@ -361,6 +366,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 	if err := next.Err(); err != nil {
 		return err
 	}
+	faultpoint.Hit(faultpoint.InLoad)
 	p.take(w, loaded, due)
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // Position is how far the stream is recorded: all transactions that end at or
@@ -332,8 +334,16 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 	w := writer{opts: &r.opts, batch: b}
 	w.queue(batch)
 	r.sweepDue = r.sweepDue || w.freesBodies
+	if faultpoint.Planted(faultpoint.ProgressBeforeParked) {
+		_ = r.commit(ctx, &pgx.Batch{}, a)
+		r.progress.Recorded(a.pos)
+		faultpoint.Hit(faultpoint.BetweenProgress)
+	}
 	if err := r.commit(ctx, b, a); err != nil {
 		return err
+	}
+	if faultpoint.Enabled {
+		plantedCommitted(batch)
 	}
 	for i := range batch {
 		if c := batch[i].written; c != nil {
@@ -362,7 +372,12 @@ type advance struct {
 func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	trim := r.untrimmed && !r.keeps() && time.Since(r.trimmedAt) > 5*time.Second
 	r.number++
-	b.Queue(sqlAdvance, r.opts.Slot, r.opts.Epoch, r.number, lsnText(a.pos.End), lsnText(a.pos.Partial), a.pos.Rows,
+	epoch := r.opts.Epoch
+	if faultpoint.Enabled {
+		epoch, a.pos = r.plantedAdvance(ctx, a.pos)
+	}
+	faultpoint.Hit(faultpoint.BeforeRecordCommit)
+	b.Queue(sqlAdvance, r.opts.Slot, epoch, r.number, lsnText(a.pos.End), lsnText(a.pos.Partial), a.pos.Rows,
 		a.settled, lsnText(a.highest), trim, a.accounted)
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // finish settles an attempt and decides what its lane does next.
@@ -43,7 +45,8 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 			p.submitEnded(d, st, out, now)
 		}
 		p.dropLane(l)
-	case out.Success():
+	case out.Success() || faultpoint.Planted(faultpoint.RefusalTaken) && out.StatusCode >= 500:
+		faultpoint.Hit(faultpoint.After2xxBeforeRecord)
 		d.note(out.entry)
 		if !replay || d.probe {
 			p.wentWell(d, out, now)
@@ -120,6 +123,10 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	p.metrics.retry(d.flight, out.Reason)
 	p.leave(d)
 	p.keep(d, now.Add(wait))
+	if faultpoint.Planted(faultpoint.OrderForgotten) {
+		p.advance(l)
+		return
+	}
 	p.parkRest(l)
 	p.dropLane(l)
 }

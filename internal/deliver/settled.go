@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // settledKey names a delivery that was recorded above the recorded position.
@@ -39,6 +41,9 @@ type Settled struct {
 // subscription alone, until Clear.
 func LoadSettled(ctx context.Context, db querier, slot string, anywhere bool) (*Settled, error) {
 	s := &Settled{keys: make(map[settledKey]struct{}), anywhere: anywhere}
+	if faultpoint.Planted(faultpoint.SettledForgotten) {
+		return s, nil
+	}
 	rows, err := db.Query(ctx, "SELECT entries FROM relay.settled WHERE slot = $1", slot)
 	if err != nil {
 		return nil, fmt.Errorf("load settled deliveries: %w", err)

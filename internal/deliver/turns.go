@@ -2,6 +2,8 @@ package deliver
 
 import (
 	"time"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // slowAfter is how long an attempt counts against FreshConcurrency. More attempts
@@ -237,6 +239,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 		// The process stood still since its turn came, and another may lead.
 		return Outcome{Aborted: true}
 	}
+	faultpoint.Hit(faultpoint.BeforeFirstAttempt)
 	out := sink.Attempt(p.attemptCtx, &Request{
 		URL: spec.url, Signer: spec.signer, EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: d.flight.Body, Attempt: d.attempts + 1,

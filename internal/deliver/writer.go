@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // writer turns a batch of ops into statements: one a kind, with an array a
@@ -133,7 +135,7 @@ func (w *writer) bodies(park, ended []*op) {
 }
 
 func (w *writer) park(ops []*op) {
-	if len(ops) == 0 {
+	if len(ops) == 0 || faultpoint.Planted(faultpoint.ForgetFailures) {
 		return
 	}
 	var (

@@ -44,10 +44,13 @@ func ledger(ctx context.Context, args []string, out io.Writer) int {
 	if len(args) > 0 && args[0] == "recheck" {
 		return recheck(args[1:], out)
 	}
+	if len(args) > 0 && args[0] == "mutants" {
+		return runMutants(ctx, args[1:], out)
+	}
 	flags := flag.NewFlagSet("ledger", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() {
-		fmt.Fprint(out, "usage: ledger [flags] | ledger recheck DIR\n\n")
+		fmt.Fprint(out, "usage: ledger [flags] | ledger recheck DIR | ledger mutants [flags]\n\n")
 		flags.PrintDefaults()
 	}
 	seed := flags.Uint64("seed", 0, "number that decides what is done; 0: by the clock, and printed")

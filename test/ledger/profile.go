@@ -18,15 +18,25 @@ var everything = map[string]int{
 	"checkpoint": 3, "open-transaction": 4, "cut-stall": 4, "cut-reset": 5, "outage": 12, "switch": 4, "subscribe": 5, "reload": 4, "alter": 2,
 }
 
+// killPoints are where relays die in a run that has the means.
+var killPoints = []string{"after_commit_msg", "before_first_attempt", "after_2xx_before_record", "before_record_commit", "after_record_commit",
+	"after_park_commit", "before_status_update", "after_status_update", "in_takeover", "in_load"}
+
 // profiles by name.
 func profiles() map[string]profile {
 	all := make(map[string]profile)
 	for _, p := range []profile{
 		{Name: "soak", Weights: everything, Gap: 2 * time.Second},
-		{Name: "short", Gap: 250 * time.Millisecond, Weights: map[string]int{
+		{Name: "short", Gap: 800 * time.Millisecond, Weights: map[string]int{
 			"kill": 60, "terminate": 4, "crash": 4, "fast-restart": 2, "end-walsender": 4, "end-backends": 2, "checkpoint": 2,
 			"open-transaction": 4, "cut-reset": 4, "outage": 10, "switch": 3, "subscribe": 3, "reload": 3, "alter": 2, "standby": 2}},
 		{Name: "quiet", Gap: time.Second},
+		// The defects show under one of these. A relay without one passes them all.
+		{Name: "kills", Gap: 700 * time.Millisecond, Weights: map[string]int{"kill": 10, "outage": 8, "checkpoint": 1}},
+		{Name: "outages", Gap: 500 * time.Millisecond, Weights: map[string]int{"kill": 1, "outage": 10}},
+		{Name: "points", Gap: 700 * time.Millisecond, Weights: map[string]int{"kill": 10, "outage": 8}, Points: killPoints},
+		{Name: "between", Gap: 700 * time.Millisecond, Weights: map[string]int{"kill": 10, "outage": 8}, Points: []string{"between_progress"}},
+		{Name: "freezes", Gap: 3 * time.Second, Weights: map[string]int{"freeze": 1}, Standby: true},
 	} {
 		all[p.Name] = p
 	}

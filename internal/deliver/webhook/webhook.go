@@ -18,6 +18,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
 // maxAnswer is how much of an answer is read, so that its connection can be used
@@ -48,7 +49,11 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	ctx = httptrace.WithClientTrace(ctx, t.hooks())
 	started := time.Now()
 	header := make(http.Header, 8)
-	r.Signer.Headers(header, r.EventID, started.Unix(), r.Body)
+	signed := r.Body
+	if faultpoint.Planted(faultpoint.SignReencoded) {
+		signed = reencode(signed)
+	}
+	r.Signer.Headers(header, r.EventID, started.Unix(), signed)
 	header["Content-Type"] = jsonContent
 	header["User-Agent"] = []string{p.UserAgent}
 	header["X-Event-Type"] = []string{r.EventType}

@@ -143,12 +143,12 @@ func (r *Result) order(s *sub) {
 	}
 	before := make(map[string]*event)
 	for _, e := range r.index.committed { // by key and number
-		if e.Bad || !s.Matches(e.Tenant, e.Type) {
+		if e.Bad || !s.promises(e) {
 			continue
 		}
 		first := s.first[e.ID]
 		if first == nil && !s.requires(e) {
-			continue // committed around the time at which the subscription came or went
+			continue // committed around the time at which the subscription went
 		}
 		b := before[e.Tenant+"\x00"+e.Key]
 		before[e.Tenant+"\x00"+e.Key] = e

@@ -34,6 +34,12 @@ func (s *sub) requires(e *event) bool {
 	return s.Removing == 0 && e.tx != nil && e.tx.CommitSent >= s.Added && s.Matches(e.Tenant, e.Type)
 }
 
+// promises tells whether the subscription was there when the event committed. What committed shortly before it was added
+// may meet it as well, in no order that was promised.
+func (s *sub) promises(e *event) bool {
+	return e.tx != nil && e.tx.CommitSent >= s.Added && (s.Removed == 0 || e.tx.CommitSent <= s.Removed) && s.Matches(e.Tenant, e.Type)
+}
+
 func (s *sub) takenBy(id string) *history.Arrival { return s.taken[id] }
 
 // last is the relay's record of a delivery, the one that waits before those that ended.

@@ -1,0 +1,5 @@
+//go:build !faultpoints
+
+package webhook
+
+func reencode(body []byte) []byte { return body }
