@@ -3,9 +3,13 @@ package check
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/outbox-relay/relay/test/ledger/history"
 )
+
+// progressLag is how long progress may stay behind a position that is confirmed.
+const progressLag = 10 * time.Second
 
 // due is an event with when it was settled for the last of its subscriptions.
 type due struct {
@@ -46,8 +50,9 @@ func (r *Result) positions() {
 	slices.SortFunc(events, func(a, b due) int { return cmp.Compare(a.e.tx.High, b.e.tx.High) })
 
 	var before *history.Sample
-	passed, recorded := 0, 0 // events below the confirmed position, and below progress
-	var low uint64           // the highest beginning of those below the confirmed position
+	passed, recorded := 0, 0   // events below the confirmed position, and below progress
+	ahead := &history.Sample{} // since when the slot stands beyond an event that progress has not reached
+	var low uint64             // the highest beginning of those below the confirmed position
 	for i := range x.h.Samples {
 		s := &x.h.Samples[i]
 		hole := x.holes.around(s.Ended)
@@ -82,9 +87,12 @@ func (r *Result) positions() {
 		if s.Slot && s.Confirmed > s.Head {
 			r.add("I9", "", "", "the slot is confirmed up to %X at %s, and the WAL ended at %X", s.Confirmed, s.Began, s.Head)
 		}
-		// The slot was read first, so progress may only be further.
-		if s.Slot && low >= s.Progress && low < s.Confirmed {
-			r.add("I9", "", "", "the slot is confirmed up to %X at %s, beyond an event at %X, and progress stands at %X", s.Confirmed, s.Began, low, s.Progress)
+		// What relay.settled names may be confirmed before progress is written, which is soon.
+		if !s.Slot || low < s.Progress || s.Progress != ahead.Progress {
+			ahead = s
+		} else if s.Ended.Sub(ahead.Ended) > progressLag {
+			r.add("I9", "", "", "the slot is confirmed up to %X at %s, beyond an event at %X, and progress has stood at %X for %s",
+				s.Confirmed, s.Began, low, s.Progress, progressLag)
 			low = 0
 		}
 	}
