@@ -64,13 +64,24 @@ type Watermark struct {
 	queue   []*txState // unfinished, in stream order
 	open    *txState   // begun, not committed; the last of queue
 	end     LSN
-	arrived LSN // end of the last transaction or keepalive that was put in
+	before  Position // recorded by an earlier leader; its Partial counts until end passes it
+	arrived LSN      // end of the last transaction or keepalive that was put in
 
 	tallies []Tally // of finished transactions, until Finished takes them
 }
 
 // NewWatermark returns a Watermark that stands at start.
 func NewWatermark(start LSN) *Watermark { return &Watermark{end: start, arrived: start} }
+
+// Remember tells what an earlier leader recorded up to p, whose End is where the
+// Watermark starts. Position holds on to the rows of its partial transaction
+// until they have come again: what is written before that must not take back
+// what is written already.
+func (w *Watermark) Remember(p Position) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = p
+}
 
 // Begin opens the transaction whose commit record begins at commit. Transactions
 // must come in commit order.
@@ -185,6 +196,9 @@ func (w *Watermark) position() Position {
 	p := Position{End: w.end}
 	if len(w.queue) > 0 && w.queue[0].prefix > 0 && !w.queue[0].backfill {
 		p.Partial, p.Rows = w.queue[0].commit, w.queue[0].prefix
+	}
+	if b := w.before; b.Rows > 0 && b.Partial >= p.End && (p.Partial == 0 || p.Partial == b.Partial && p.Rows < b.Rows) {
+		p.Partial, p.Rows = b.Partial, b.Rows
 	}
 	return p
 }

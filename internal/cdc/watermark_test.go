@@ -106,6 +106,29 @@ func TestWatermark_CountsThePrefixOfTheFirstUnfinishedTransaction(t *testing.T) 
 	wantPosition(t, w, Position{End: 130, Partial: 140, Rows: 1})
 }
 
+// A leader that is killed before the rows come again must not have taken back that they are recorded.
+func TestWatermark_HoldsOnToThePartialTransactionOfAnEarlierLeader(t *testing.T) {
+	w := NewWatermark(100)
+	w.Remember(Position{End: 100, Partial: 150, Rows: 3})
+	wantPosition(t, w, Position{End: 100, Partial: 150, Rows: 3})
+	w.Keepalive(140)
+	wantPosition(t, w, Position{End: 140, Partial: 150, Rows: 3})
+	begin(t, w, 150)
+	tickets := rows(t, w, 5)
+	w.Done(tickets[0])
+	wantPosition(t, w, Position{End: 140, Partial: 150, Rows: 3})
+	for _, ticket := range tickets[1:4] {
+		w.Done(ticket)
+	}
+	wantPosition(t, w, Position{End: 140, Partial: 150, Rows: 4})
+	commit(t, w, 180)
+	w.Done(tickets[4])
+	wantPosition(t, w, Position{End: 180})
+	begin(t, w, 200)
+	w.Done(rows(t, w, 2)[0])
+	wantPosition(t, w, Position{End: 180, Partial: 200, Rows: 1})
+}
+
 func TestWatermark_IgnoresKeepaliveInsideATransaction(t *testing.T) {
 	w := NewWatermark(10)
 	begin(t, w, 100)

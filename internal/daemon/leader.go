@@ -136,6 +136,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 		}
 	}
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
+	l.watermark.Remember(l.state.Position)
 	l.recorded.Store(uint64(l.state.Position.End))
 	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
 	reading := l.state.Backfill != ""
