@@ -83,7 +83,7 @@ func (r *runner) dump(ctx context.Context, end history.End) error {
 	defer r.mu.Unlock()
 	end.Bad, end.Faults = r.bad, r.faults
 	run := history.Run{Seed: r.opts.Seed, Profile: r.opts.Profile.Name, PostgreSQL: r.cluster.Version(), Began: r.began, For: r.opts.For,
-		Defect: r.opts.Defect, Window: repeatWindow, InFlight: inFlight, AttemptFor: attemptFor}
+		Defect: r.opts.Defect, Window: repeatWindow, AttemptFor: attemptFor}
 	for _, write := range []func() error{
 		func() error { return history.Write(r.dir, history.FileSubscriptions, r.subs) },
 		func() error { return history.Write(r.dir, history.FileRun, []history.Run{run}) },

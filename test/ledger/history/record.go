@@ -38,7 +38,6 @@ type Run struct {
 	For        time.Duration `json:"for"`
 	Defect     string        `json:"defect,omitempty"` // planted into the relay
 	Window     time.Duration `json:"window"`           // what a crash may repeat: what was taken so long before it
-	InFlight   int           `json:"in_flight"`        // attempts that the relay may have on the wire
 	AttemptFor time.Duration `json:"attempt_for"`      // deliver.timeout
 }
 
