@@ -33,6 +33,10 @@ func actions() map[string]action {
 		"subscribe":        {do: subscribe},
 		"reload":           {do: reload},
 		"alter":            {do: alter},
+		"drop-slot":        {do: dropSlot, waits: true},
+		"drop-publication": {do: dropPublication, waits: true},
+		"unpublish":        {do: unpublish, waits: true},
+		"advance-slot":     {do: advanceSlot, waits: true},
 	}
 }
 

@@ -41,10 +41,11 @@ func (r *runner) drain(ctx context.Context) history.End {
 
 func (r *runner) drained(ctx context.Context, head int64) (bool, string) {
 	var parked, requests int
-	var confirmed, progress int64
+	var confirmed, progress, marker int64
 	err := r.pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM relay.parked), (SELECT count(*) FROM relay.requests),
 		coalesce((SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = $1), 0),
-		coalesce((SELECT (end_lsn - '0/0')::bigint FROM relay.progress WHERE slot = $1), 0)`, slot).Scan(&parked, &requests, &confirmed, &progress)
+		coalesce((SELECT (end_lsn - '0/0')::bigint FROM relay.progress WHERE slot = $1), 0),
+		coalesce((SELECT (marker_lsn - '0/0')::bigint FROM relay.progress WHERE slot = $1), 0)`, slot).Scan(&parked, &requests, &confirmed, &progress, &marker)
 	switch {
 	case err != nil:
 		return false, err.Error()
@@ -52,6 +53,8 @@ func (r *runner) drained(ctx context.Context, head int64) (bool, string) {
 		return false, fmt.Sprintf("the slot is confirmed up to %X, the last event stands at %X", confirmed, head)
 	case progress < head:
 		return false, fmt.Sprintf("progress stands at %X, the last event at %X", progress, head)
+	case marker < r.lastCommit.Load():
+		return false, fmt.Sprintf("the audit has come to %X, the last event stands at %X", marker, r.lastCommit.Load())
 	case parked > 0 || requests > 0:
 		return false, fmt.Sprintf("%d deliveries are parked, %d requests not carried out", parked, requests)
 	}

@@ -38,12 +38,14 @@ var mutants = []mutant{
 	{defect: faultpoint.EpochUnchecked, profile: "freezes", by: []string{"I1", "I8", "I9"}},
 	{defect: faultpoint.OrderForgotten, profile: "outages", by: []string{"I4"}},
 	{defect: faultpoint.SignReencoded, profile: "quiet", by: []string{"I6"}},
-	{defect: faultpoint.RowOverlooked, profile: "quiet", by: []string{"I1"}},
+	{defect: faultpoint.RowOverlooked, profile: "quiet", by: []string{"I1", "I11"}},
+	{defect: faultpoint.SlotRecreated, profile: "slots", by: []string{"I1", "I11"}},
 	{defect: faultpoint.OtherTenant, profile: "quiet", by: []string{"I7"}},
 	{defect: faultpoint.RefusalTaken, profile: "outages", by: []string{"I1", "I8"}},
 	{defect: faultpoint.SettledForgotten, profile: "kills", by: []string{"I8"}},
 	{defect: faultpoint.ParkedForgotten, profile: "kills", by: []string{"I1", "I10"}},
-	{profile: "kills"}, {profile: "outages"}, {profile: "points"}, {profile: "freezes"}, {profile: "quiet"},
+	{defect: faultpoint.NoticeIgnored, profile: "publications", by: []string{"I1", "I11"}, since: 18},
+	{profile: "kills"}, {profile: "outages"}, {profile: "points"}, {profile: "freezes"}, {profile: "slots"}, {profile: "publications"}, {profile: "quiet"},
 }
 
 // runMutants runs each, and fails when a defect is not found, or something is found in a relay without one.
@@ -63,9 +65,18 @@ func runMutants(ctx context.Context, args []string, out io.Writer) int {
 		return codeFailed
 	}
 	defer work.close()
+	major, err := serverMajor(ctx)
+	if err != nil {
+		fmt.Fprintln(out, err)
+		return codeFailed
+	}
 	failed := 0
 	for i, m := range mutants {
 		if !strings.Contains(m.name(), *only) {
+			continue
+		}
+		if m.since > major {
+			fmt.Fprintf(out, "%-26s only on PostgreSQL %d and later\n", m.name(), m.since)
 			continue
 		}
 		dir := filepath.Join(work.dir, fmt.Sprintf("report-%d-%s", i, m.name()))
@@ -99,6 +110,15 @@ func runMutants(ctx context.Context, args []string, out io.Writer) int {
 	}
 	fmt.Fprintln(out, "every planted defect was found, and nothing in a relay without one")
 	return 0
+}
+
+// serverMajor is the major version of the PostgreSQL that runs are made with.
+func serverMajor(ctx context.Context) (int, error) {
+	c, err := pgcluster.Start(ctx, pgcluster.Options{BinDir: os.Getenv(pgcluster.BinDirEnv)})
+	if err != nil {
+		return 0, err
+	}
+	return c.Version(), c.Close()
 }
 
 func (m mutant) name() string {

@@ -36,6 +36,10 @@ func profiles() map[string]profile {
 		{Name: "outages", Gap: 500 * time.Millisecond, Weights: map[string]int{"kill": 1, "outage": 10}},
 		{Name: "points", Gap: 700 * time.Millisecond, Weights: map[string]int{"kill": 10, "outage": 8}, Points: killPoints},
 		{Name: "between", Gap: 700 * time.Millisecond, Weights: map[string]int{"kill": 10, "outage": 8}, Points: []string{"between_progress"}},
+		{Name: "slots", Gap: 2 * time.Second, Weights: map[string]int{"drop-slot": 4, "outage": 1}},
+		{Name: "publications", Gap: 3 * time.Second, Weights: map[string]int{"drop-publication": 1}},
+		{Name: "incidents", Gap: 3 * time.Second, Weights: map[string]int{"drop-slot": 4, "drop-publication": 3, "unpublish": 2, "advance-slot": 2,
+			"kill": 3, "outage": 3, "terminate": 1}},
 		{Name: "freezes", Gap: 3 * time.Second, Weights: map[string]int{"freeze": 1}, Standby: true},
 	} {
 		all[p.Name] = p

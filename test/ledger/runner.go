@@ -65,6 +65,7 @@ type runner struct {
 
 	transactions, actions, exits, samples *history.Journal
 	committed                             atomic.Int64
+	lastCommit                            atomic.Int64 // where the WAL was then
 
 	mu     sync.Mutex
 	subs   []history.Subscription
@@ -267,6 +268,7 @@ func (r *runner) env(address string) []string {
 		"RELAY_DELIVER_RETRY_SCHEDULE=" + schedule + strings.Repeat(",1s", 60), "RELAY_DELIVER_TIMEOUT=" + attemptFor.String(),
 		"RELAY_DELIVER_HANDOVER_AFTER=1s", "RELAY_DELIVER_CONNECT_TIMEOUT=1s", fmt.Sprintf("RELAY_DELIVER_CONCURRENCY=%d", inFlight),
 		"RELAY_CDC_STATUS_INTERVAL=1s", "RELAY_CDC_SILENCE_TIMEOUT=6s", "RELAY_CDC_PROGRESS_INTERVAL=2s",
+		"RELAY_CDC_MARKER_INTERVAL=1s",
 	}
 	env = append(env, r.opts.Profile.Env...)
 	if r.opts.Defect != "" {

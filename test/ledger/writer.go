@@ -240,5 +240,6 @@ func (w *writer) finish(ctx context.Context, open pgx.Tx, tx *history.Transactio
 		return err
 	}
 	tx.High = uint64(high) //nolint:gosec // positive
+	w.r.lastCommit.Store(high)
 	return nil
 }

@@ -160,7 +160,7 @@ func TestCheck_PassesACorrectRelay(t *testing.T) {
 			h.Deliveries[3].Status = "CANCELLED"
 		},
 		"a hole in the stream that was repaired out of order": func(h *history.History) {
-			h.Actions = []history.Action{{Name: "drop-publication", Incident: "publication", Began: second(9.5), Ended: second(10.1)}}
+			h.Actions = []history.Action{{Name: "drop-publication", Incident: history.HoleAudited, Began: second(9.5), Ended: second(10.1)}}
 			h.Arrivals[0].At, h.Arrivals[0].N, h.Arrivals[1].N, h.Arrivals[2].N = second(10.4), 3, 1, 2
 			h.Answered[0].N, h.Answered[1].N, h.Answered[2].N = 3, 1, 2
 			h.Arrivals[0], h.Arrivals[1], h.Arrivals[2] = h.Arrivals[1], h.Arrivals[2], h.Arrivals[0]

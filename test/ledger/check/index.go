@@ -157,12 +157,16 @@ func (x *index) unknownAnswer(a *history.Arrival, rows []*history.Delivery) bool
 type holes []hole
 
 type hole struct {
-	what     string
+	kind     string
 	from, to history.Moment
 }
 
-// holeSlack is how long after its end a hole may still be repaired by the continuous audit, which comes by the minute.
-const holeSlack = 2 * time.Minute
+const (
+	// holeBefore is how far the stream may have been behind when the hole came.
+	holeBefore = 15 * time.Second
+	// holeAfter is how long the positions may take to make sense again.
+	holeAfter = 5 * time.Second
+)
 
 func newHoles(h *history.History) holes {
 	var all holes
@@ -174,22 +178,14 @@ func newHoles(h *history.History) holes {
 	return all
 }
 
-// between tells whether the first of two events was hidden by a hole that the second was not in.
-func (hs holes) between(b, e *event) bool {
-	for _, h := range hs {
-		if b.tx.Ended >= h.from && b.tx.CommitSent <= h.to && e.tx.Ended >= b.tx.CommitSent {
-			return true
-		}
-	}
-	return false
+// hid tells whether a hole may have hidden an event from the stream.
+func (hs holes) hid(e *event, kinds ...string) bool {
+	return slices.ContainsFunc(hs, func(h hole) bool {
+		return slices.Contains(kinds, h.kind) && e.tx.Ended >= h.from.Add(-holeBefore) && e.tx.CommitSent <= h.to.Add(holeAfter)
+	})
 }
 
 // around tells whether a moment lies in a hole or shortly after it.
 func (hs holes) around(m history.Moment) bool {
-	for _, h := range hs {
-		if m >= h.from && m <= h.to.Add(holeSlack) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(hs, func(h hole) bool { return m >= h.from && m <= h.to.Add(holeAfter) })
 }

@@ -24,7 +24,7 @@ func (r *Result) positions() {
 	x := r.index
 	var events []due
 	for _, e := range x.committed {
-		if e.Bad || e.tx.High == 0 {
+		if e.Bad || e.tx.High == 0 || x.holes.hid(e, history.HoleRescued, history.HoleAudited) {
 			continue
 		}
 		d := due{e: e}
@@ -70,15 +70,11 @@ func (r *Result) positions() {
 		before = s
 		for passed < len(events) && s.Slot && events[passed].e.tx.High <= s.Confirmed {
 			low = max(low, events[passed].e.tx.Low)
-			if !hole {
-				r.notSettled(events[passed], s, "the slot", s.Confirmed)
-			}
+			r.notSettled(events[passed], s, "the slot", s.Confirmed)
 			passed++
 		}
 		for recorded < len(events) && events[recorded].e.tx.High <= s.Progress {
-			if !hole {
-				r.notSettled(events[recorded], s, "progress", s.Progress)
-			}
+			r.notSettled(events[recorded], s, "progress", s.Progress)
 			recorded++
 		}
 		if hole {

@@ -136,6 +136,12 @@ type Answered struct {
 	Gone bool   `json:"gone,omitempty"`
 }
 
+// Kinds of incidents.
+const (
+	HoleRescued = "rescued" // the slot is made anew, and the gap read from the table before the stream goes on
+	HoleAudited = "audited" // the stream goes on, and the next audit finds what it did not show
+)
+
 // Action is one thing that the nemesis did.
 type Action struct {
 	Name   string `json:"name"`
@@ -149,7 +155,7 @@ type Action struct {
 	Repeats  bool   `json:"repeats,omitempty"`  // outcomes that were not recorded are lost
 	Stalls   bool   `json:"stalls,omitempty"`   // nothing can be recorded meanwhile
 	Rewinds  bool   `json:"rewinds,omitempty"`  // the slot may go back
-	Incident string `json:"incident,omitempty"` // the stream has a hole, and how it came
+	Incident string `json:"incident,omitempty"` // the stream has a hole, and how that is mended
 	Fault    string `json:"fault,omitempty"`    // what went wrong with the action itself
 }
 
