@@ -61,6 +61,7 @@ func kill(n *nemesis, ctx context.Context, a *history.Action) error {
 	if err := u.end(syscall.SIGKILL, a.Name, false); err != nil {
 		return err
 	}
+	n.r.kills.Add(1)
 	if n.random.IntN(3) == 0 {
 		wait(ctx, n.between(0, 600*time.Millisecond))
 	}

@@ -41,9 +41,8 @@ type action struct {
 }
 
 func (n *nemesis) run(ctx context.Context) {
-	names := slices.Sorted(maps.Keys(n.r.opts.Profile.Weights))
 	for n.pause(ctx) {
-		name := n.choose(names)
+		name := n.choose(n.names())
 		if name == "" {
 			continue
 		}
@@ -63,6 +62,9 @@ func (n *nemesis) pause(ctx context.Context) bool {
 		return true
 	}
 }
+
+// names are the actions of the profile, in an order that is always the same.
+func (n *nemesis) names() []string { return slices.Sorted(maps.Keys(n.r.opts.Profile.Weights)) }
 
 func (n *nemesis) choose(names []string) string {
 	total := 0

@@ -16,6 +16,7 @@ type profile struct {
 var everything = map[string]int{
 	"kill": 12, "terminate": 5, "freeze": 3, "standby": 4, "crash": 4, "fast-restart": 3, "end-walsender": 6, "end-backends": 4,
 	"checkpoint": 3, "open-transaction": 4, "cut-stall": 4, "cut-reset": 5, "outage": 12, "switch": 4, "subscribe": 5, "reload": 4, "alter": 2,
+	"drop-slot": 2, "drop-publication": 2, "unpublish": 1, "advance-slot": 1,
 }
 
 // killPoints are where relays die in a run that has the means.
@@ -26,7 +27,7 @@ var killPoints = []string{"after_commit_msg", "before_first_attempt", "after_2xx
 func profiles() map[string]profile {
 	all := make(map[string]profile)
 	for _, p := range []profile{
-		{Name: "soak", Weights: everything, Gap: 2 * time.Second},
+		{Name: "soak", Weights: everything, Gap: 2 * time.Second, Points: killPoints},
 		{Name: "short", Gap: 800 * time.Millisecond, Weights: map[string]int{
 			"kill": 60, "terminate": 4, "crash": 4, "fast-restart": 2, "end-walsender": 4, "end-backends": 2, "checkpoint": 2,
 			"open-transaction": 4, "cut-reset": 4, "outage": 10, "switch": 3, "subscribe": 3, "reload": 3, "alter": 2, "standby": 2}},

@@ -27,6 +27,7 @@ import (
 type options struct {
 	Seed    uint64
 	For     time.Duration // how long writers write
+	Kills   int           // they go on until there were so many kills, at most four times as long
 	Profile profile
 	Binary  string
 	Dir     string  // of the report
@@ -66,6 +67,7 @@ type runner struct {
 	transactions, actions, exits, samples *history.Journal
 	committed                             atomic.Int64
 	lastCommit                            atomic.Int64 // where the WAL was then
+	kills                                 atomic.Int64
 
 	mu     sync.Mutex
 	subs   []history.Subscription
@@ -115,7 +117,7 @@ func (r *runner) make(ctx context.Context) error {
 	if r.opts.Profile.Standby {
 		r.units[1].start()
 	}
-	writing, stopWriters := context.WithTimeout(ctx, r.opts.For)
+	writing, stopWriters := context.WithTimeout(ctx, 4*r.opts.For)
 	defer stopWriters()
 	sampling, stopSampler := context.WithCancel(ctx)
 	defer stopSampler()
@@ -128,6 +130,13 @@ func (r *runner) make(ctx context.Context) error {
 		w := &writer{r: r, id: i, random: rand.New(rand.NewPCG(r.opts.Seed, uint64(100+i)))}
 		writers.Go(func() { w.run(writing) })
 	}
+	enough := time.AfterFunc(r.opts.For, func() {
+		for r.kills.Load() < int64(r.opts.Kills) && writing.Err() == nil {
+			wait(writing, 50*time.Millisecond)
+		}
+		stopWriters()
+	})
+	defer enough.Stop()
 	n := &nemesis{r: r, random: rand.New(rand.NewPCG(r.opts.Seed, 1)), marks: &marks{busy: make(map[string]bool)}}
 	n.run(writing)
 	writers.Wait()

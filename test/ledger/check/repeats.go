@@ -19,7 +19,7 @@ type excuse struct {
 	repeats  map[string]bool // by subscription and event: each once
 }
 
-// excuses are the faults of a history, the latest first. What could not be recorded because PostgreSQL was away before a
+// excuses are the faults of a history, first the one that soonest explains nothing more. What could not be recorded because PostgreSQL was away before a
 // crash counts as not recorded.
 func (x *index) excuses() []*excuse {
 	var all []*excuse
@@ -44,7 +44,7 @@ func (x *index) excuses() []*excuse {
 			all = append(all, &excuse{name: "exit", began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
 		}
 	}
-	slices.SortFunc(all, func(a, b *excuse) int { return int(b.began - a.began) })
+	slices.SortFunc(all, func(a, b *excuse) int { return int(a.to - b.to) })
 	return all
 }
 
@@ -94,7 +94,7 @@ func (r *Result) repeatsOf(s *sub, id string, list []*history.Arrival, taken *hi
 			last = a
 			continue
 		}
-		// The latest fault before it is what it is put down to.
+		// Each explains one repeat: what another may still explain is left to it.
 		at := slices.IndexFunc(excuses, func(e *excuse) bool {
 			return a.At > e.began && last.At >= e.from && last.At <= e.to && !e.repeats[s.Name+id]
 		})
