@@ -8,6 +8,13 @@ BENCH_ARGS ?=
 # RACE= turns the race detector off where it does not exist.
 RACE ?= -race
 TEST_ARGS ?=
+# How long `make soak` hurts the relay, and the seed that says how (0: another one each time). SOAK_ARGS are more
+# arguments of test/ledger; RELAY_PG_BIN names another server version.
+SOAK_FOR ?= 30m
+SOAK_SEED ?= 0
+SOAK_ARGS ?=
+# What `make mutants` gives to test/ledger, for example MUTANT_ARGS='-only keepalive'.
+MUTANT_ARGS ?=
 TEST_TIMEOUT ?= 12m
 FUZZTIME ?= 30s
 
@@ -30,6 +37,7 @@ demo: ensure-postgres build ## watch rows become webhooks: throw-away PostgreSQL
 .PHONY: test
 test: ensure-postgres ensure-test-tools ## run all tests against real PostgreSQL, with the race detector
 	$(GO) test $(RACE) -count=1 -timeout $(TEST_TIMEOUT) $(TEST_ARGS) ./...
+	$(GO) test -tags faultpoints ./internal/faultpoint
 
 .PHONY: test-matrix
 test-matrix: ensure-postgres ensure-test-tools ## run what touches PostgreSQL on 15 to 18, and the tests that need several servers
@@ -51,11 +59,20 @@ fuzz-smoke: ensure-postgres ## fuzz every parser for five seconds each
 bench: ensure-postgres ## measure the whole path beside its limits on this machine
 	$(GO) run ./bench $(BENCH_ARGS)
 
+.PHONY: soak
+soak: ensure-postgres ensure-test-tools ## try to break the promises for SOAK_FOR (30m): kills, crashes, cuts, outages
+	$(GO) run ./test/ledger -for $(SOAK_FOR) -seed $(SOAK_SEED) $(SOAK_ARGS)
+
+.PHONY: mutants
+mutants: ensure-postgres ensure-test-tools ## plant each known defect into the relay, and see that the checker finds it
+	$(GO) run ./test/ledger mutants $(MUTANT_ARGS)
+
 .PHONY: lint
 lint: ## check format, go vet (macOS too) and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w is needed on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags matrix ./...
+	$(GO) vet -tags faultpoints ./cmd/... ./internal/...
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./internal/pgcluster/...
 	$(GO) tool -modfile=tools/go.mod staticcheck -tags matrix ./...
 
