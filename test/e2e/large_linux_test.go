@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/outbox-relay/relay/test/process"
 )
 
 // rowsVariable is how many rows the large transaction has.
@@ -26,7 +28,7 @@ func TestRelay_TakesALargeTransactionInBoundedMemory(t *testing.T) {
 	t.Parallel()
 	// The race detector multiplies memory: this is the binary as it is shipped.
 	binary := filepath.Join(buildDir, "relay-static")
-	if err := build(binary, []string{"CGO_ENABLED=0"}, "-trimpath"); err != nil {
+	if err := process.Build(binary, []string{"CGO_ENABLED=0"}, "-trimpath"); err != nil {
 		t.Fatal(err)
 	}
 	s := newStage(t)

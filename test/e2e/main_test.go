@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/test/process"
 )
 
 // binaryVariable names a binary to test in place of one that is built for the run.
@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 	buildDir = dir
 	if relayBinary = os.Getenv(binaryVariable); relayBinary == "" {
 		relayBinary = filepath.Join(dir, "relay")
-		if err := build(relayBinary, nil, "-race"); err != nil {
+		if err := process.Build(relayBinary, nil, "-race"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -71,16 +71,6 @@ func sweepBuilds() {
 			_ = os.RemoveAll(dir)
 		}
 	}
-}
-
-func build(to string, env []string, flags ...string) error {
-	args := append([]string{"build", "-buildvcs=false", "-o", to}, flags...)
-	cmd := exec.Command("go", append(args, "github.com/outbox-relay/relay/cmd/relay")...)
-	cmd.Env = append(os.Environ(), env...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build relay: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // shared is the server of the tests that do not stop it.

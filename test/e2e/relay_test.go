@@ -5,15 +5,14 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/outbox-relay/relay/test/process"
 )
 
 // relay is one process of the binary under test.
@@ -50,29 +49,15 @@ func (o *output) count(part string) int { return strings.Count(o.String(), part)
 func spawn(t testing.TB, binary string, env []string, args ...string) *relay {
 	t.Helper()
 	r := &relay{t: t, log: &output{}, done: make(chan struct{})}
-	cmd := exec.Command(binary, args...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "HOME=" + os.TempDir(),
-		"GORACE=atexit_sleep_ms=0"}, env...)
-	cmd.Stdout, cmd.Stderr = r.log, r.log
-	cmd.SysProcAttr = ownGroup()
-	started := make(chan error, 1)
-	go func() {
-		// The death signal of ownGroup belongs to the thread that makes the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		r.pid = cmd.Process.Pid
-		started <- nil
-		_ = cmd.Wait() // the exit code says it all
-		r.code = cmd.ProcessState.ExitCode()
-		close(r.done)
-	}()
-	if err := <-started; err != nil {
+	p, err := process.Start(binary, env, r.log, args...)
+	if err != nil {
 		t.Fatal(err)
 	}
+	r.pid = p.PID
+	go func() {
+		r.code = p.Code()
+		close(r.done)
+	}()
 	t.Cleanup(r.cleanUp)
 	return r
 }
