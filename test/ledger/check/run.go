@@ -48,7 +48,7 @@ type Figures struct {
 	Transactions, Aborted, Unknown, Undone int
 	Events, Bad                            int
 	Arrivals, Taken                        int
-	Repeats, UnknownAnswers                int
+	Repeats, UnknownAnswers, ByAudit       int
 	RepeatsBy                              map[string]Repeats
 	Actions                                map[string]int
 	Kills, Crashes                         int
@@ -124,8 +124,8 @@ func (r *Result) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nwriters: %d transactions (%d rolled back, %d with an unknown end), %d events committed (%d invalid ones), %d undone by savepoints\n",
 		f.Transactions, f.Aborted, f.Unknown, f.Events, f.Bad, f.Undone)
-	fmt.Fprintf(w, "receivers: %d subscriptions, %d requests, %d deliveries taken, %d repeats, %d after an unknown answer; %d parked, %d dead\n",
-		len(r.index.subs), f.Arrivals, f.Taken, f.Repeats, f.UnknownAnswers, f.Parked, f.Dead)
+	fmt.Fprintf(w, "receivers: %d subscriptions, %d requests, %d deliveries taken, %d repeats, %d after an unknown answer, %d by the audit; %d parked, %d dead\n",
+		len(r.index.subs), f.Arrivals, f.Taken, f.Repeats, f.UnknownAnswers, f.ByAudit, f.Parked, f.Dead)
 	fmt.Fprintf(w, "faults: %d kills, %d crashes of PostgreSQL; ", f.Kills, f.Crashes)
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(f.Actions)) {
