@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -64,28 +65,24 @@ func subscribe(n *nemesis, ctx context.Context, a *history.Action) error {
 	}
 	old := fmt.Sprintf("made-%d", n.made-mostMade)
 	a.Detail = "removes " + old
-	at := n.r.place(old)
-	n.r.subs[at].Removing = history.Now()
-	if err := n.r.untilDone(whole, "DELETE FROM relay.subscriptions WHERE id = $1", n.r.subs[at].ID); err != nil {
+	return n.r.unsubscribe(whole, old)
+}
+
+// unsubscribe removes a subscription, and notes when.
+func (r *runner) unsubscribe(ctx context.Context, name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := slices.IndexFunc(r.subs, func(s history.Subscription) bool { return s.Name == name })
+	s := &r.subs[at]
+	s.Removing = history.Now()
+	if err := r.untilDone(ctx, "DELETE FROM relay.subscriptions WHERE id = $1", s.ID); err != nil {
 		return err
 	}
-	n.r.subs[at].Removed = history.Now()
+	s.Removed = history.Now()
 	return nil
 }
 
-// place is where a subscription stands. Only the nemesis adds any, so the place stays.
-func (r *runner) place(name string) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i := range r.subs {
-		if r.subs[i].Name == name {
-			return i
-		}
-	}
-	return -1
-}
-
-// reload writes another configuration, now and then a faulty one, and sends SIGHUP.
+// reload writes another configuration and sends SIGHUP.
 func reload(n *nemesis, _ context.Context, _ *history.Action) error {
 	n.generation++
 	if err := n.r.writeConfig(n.generation); err != nil {

@@ -41,7 +41,7 @@ func profiles() map[string]profile {
 		{Name: "publications", Gap: 3 * time.Second, Weights: map[string]int{"drop-publication": 1}},
 		{Name: "incidents", Gap: 3 * time.Second, Weights: map[string]int{"drop-slot": 4, "drop-publication": 3, "unpublish": 2, "advance-slot": 2,
 			"kill": 3, "outage": 3, "terminate": 1}},
-		{Name: "freezes", Gap: 3 * time.Second, Weights: map[string]int{"freeze": 1}, Standby: true},
+		{Name: "freezes", Gap: time.Second, Weights: map[string]int{"freeze": 1}, Standby: true},
 	} {
 		all[p.Name] = p
 	}

@@ -45,9 +45,7 @@ type receiver struct {
 	n      int
 	moods  map[string]mood
 	random *rand.Rand
-	taken  map[string]int // by subscription
-	wake   chan struct{}  // closed when moods change: what hangs is let go
-	lastOK time.Time
+	wake   chan struct{} // closed when moods change: what hangs is let go
 }
 
 func newReceiver(dir string, seed uint64, note func(error)) (*receiver, error) {
@@ -64,7 +62,7 @@ func newReceiver(dir string, seed uint64, note func(error)) (*receiver, error) {
 		return nil, errors.Join(err, arrivals.Close())
 	}
 	r := &receiver{signer: signer, arrivals: arrivals, answered: answered, note: note, moods: make(map[string]mood),
-		random: rand.New(rand.NewPCG(seed, 7)), taken: make(map[string]int), wake: make(chan struct{})}
+		random: rand.New(rand.NewPCG(seed, 7)), wake: make(chan struct{})}
 	r.server = httptest.NewServer(r)
 	return r, nil
 }
@@ -118,10 +116,6 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		defer r.mu.Unlock()
 		r.n++
 		a.N, a.At = r.n, history.Now()
-		if a.Taken() {
-			r.taken[name]++
-			r.lastOK = time.Now()
-		}
 		return a
 	}))
 	if m.delay > 0 {
@@ -187,15 +181,4 @@ func (r *receiver) read(name string, req *http.Request, body []byte) *history.Ar
 	}
 	a.Fault = strings.Join(faults, "; ")
 	return a
-}
-
-// count is how many requests were taken, over all subscriptions.
-func (r *receiver) count() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := 0
-	for _, c := range r.taken {
-		n += c
-	}
-	return n
 }

@@ -65,7 +65,6 @@ type runner struct {
 	began   history.Moment
 
 	transactions, actions, exits, samples *history.Journal
-	committed                             atomic.Int64
 	lastCommit                            atomic.Int64 // where the WAL was then
 	kills                                 atomic.Int64
 

@@ -235,7 +235,6 @@ func (w *writer) finish(ctx context.Context, open pgx.Tx, tx *history.Transactio
 		return err
 	}
 	tx.Outcome = history.Committed
-	w.r.committed.Add(int64(len(tx.Events)))
 	if err := w.conn.QueryRow(ctx, sqlWAL).Scan(&high); err != nil {
 		return err
 	}
