@@ -108,6 +108,10 @@ func alter(n *nemesis, ctx context.Context, a *history.Action) error {
 			continue
 		}
 		n.r.pool.Reset() // the setting stays in the session
+		if pg != nil && pg.Code == "55P03" {
+			a.Detail += " not added: writers pause too long"
+			err = nil
+		}
 		return n.unlessEnding(ctx, err)
 	}
 }

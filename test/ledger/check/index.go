@@ -159,20 +159,23 @@ type holes []hole
 type hole struct {
 	kind     string
 	from, to history.Moment
+	base     uint64 // progress when it came: what lies beyond may be hidden, however old it is
 }
 
-const (
-	// holeBefore is how far the stream may have been behind when the hole came.
-	holeBefore = 15 * time.Second
-	// holeAfter is how long the positions may take to make sense again.
-	holeAfter = 5 * time.Second
-)
+// holeAfter is how long the positions may take to make sense again.
+const holeAfter = 5 * time.Second
 
 func newHoles(h *history.History) holes {
 	var all holes
 	for _, a := range h.Actions {
 		if a.Incident != "" {
-			all = append(all, hole{a.Incident, a.Began, max(a.Ended, a.Ready)})
+			one := hole{kind: a.Incident, from: a.Began, to: max(a.Ended, a.Ready)}
+			for _, s := range h.Samples {
+				if s.Ended < a.Began {
+					one.base = s.Progress
+				}
+			}
+			all = append(all, one)
 		}
 	}
 	return all
@@ -181,7 +184,7 @@ func newHoles(h *history.History) holes {
 // hid tells whether a hole may have hidden an event from the stream.
 func (hs holes) hid(e *event, kinds ...string) bool {
 	return slices.ContainsFunc(hs, func(h hole) bool {
-		return slices.Contains(kinds, h.kind) && e.tx.Ended >= h.from.Add(-holeBefore) && e.tx.CommitSent <= h.to.Add(holeAfter)
+		return slices.Contains(kinds, h.kind) && (e.tx.High == 0 || e.tx.High > h.base) && e.tx.CommitSent <= h.to.Add(holeAfter)
 	})
 }
 
