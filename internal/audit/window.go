@@ -171,6 +171,31 @@ func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window
 	return list, nil
 }
 
+// Whole returns the transactions of a list of which the table has exactly what the
+// list says, among those that to shows and from does not. tx comes from
+// BeginReading.
+func (t Table) Whole(ctx context.Context, tx pgx.Tx, from, to cdc.Snapshot, list []cdc.Tally) (map[uint64]bool, error) {
+	whole := make(map[uint64]bool)
+	if len(list) == 0 {
+		return whole, nil
+	}
+	sum := make(map[uint64]cdc.Tally, len(list))
+	for _, l := range list {
+		have := sum[l.XID]
+		sum[l.XID] = cdc.Tally{XID: l.XID, Rows: have.Rows + l.Rows, Sum: have.Sum + l.Sum}
+	}
+	each, err := t.read(ctx, tx, true, Window{From: from, To: to})
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range each {
+		if have, ok := sum[row.XID]; ok && have.Rows == row.Rows && have.Sum == row.Sum {
+			whole[row.XID] = true
+		}
+	}
+	return whole, nil
+}
+
 // wrap cuts a sum of any size to 64 bits, as an addition without carry does.
 func wrap(s string) (uint64, error) {
 	n, ok := new(big.Int).SetString(s, 10)

@@ -49,11 +49,7 @@ func (l *leader) setUpAudit(ctx context.Context) error {
 		return nil
 	}
 	l.journal = audit.NewJournal(l.d.auditColumns(), cdc.Snapshot{}, nil)
-	l.rescue.reader = audit.NewRowReader(l.d.auditColumns())
-	l.rescue.accounted = make(map[uint64]bool, len(recorded))
-	for _, t := range recorded {
-		l.rescue.accounted[t.XID] = true
-	}
+	l.rescue.recorded = recorded
 	return nil
 }
 
@@ -71,6 +67,7 @@ func (l *leader) audit(ctx context.Context) error {
 		}
 		if l.journal.Blind() {
 			l.auditOff.Store(true)
+			l.recorder.KeepSettled(false)
 			l.log.Warn("no audit and no rescue: the rows have no transaction id that can be read", "column", l.d.auditColumns().XID)
 			continue
 		}
@@ -132,7 +129,11 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.audited.Store(uint64(window.LSN))
+	if l.audited.Swap(uint64(window.LSN)) == 0 {
+		// Whatever an earlier leader recorded is either proved, or the stream has it.
+		l.settled.ForgetAnywhere()
+		l.recorder.KeepSettled(false)
+	}
 	l.auditedAt.Store(time.Now().UnixNano())
 	return nil
 }
@@ -209,7 +210,7 @@ func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) e
 	if err != nil {
 		return err
 	}
-	in := &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder, metrics: l.d.metrics, log: l.log}
+	in := &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder, settled: l.settled, metrics: l.d.metrics, log: l.log}
 	reader := audit.NewRowReader(l.d.auditColumns())
 	xids := make([]string, 0, len(found.gaps))
 	for xid := range found.gaps {

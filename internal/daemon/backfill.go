@@ -80,6 +80,11 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 	if err := awaitSnapshot(ctx, conn, l.state.Backfill); err != nil {
 		return false, 0, err
 	}
+	accounted, err := l.accounted(ctx, conn)
+	if err != nil {
+		return false, 0, err
+	}
+	reader := audit.NewRowReader(l.d.auditColumns())
 	start := l.state.Position.End
 	err = l.d.tableRows(ctx, conn, l.d.auditTable().Between(), []any{l.state.Backfill, l.state.Marker}, func(row cdc.Row) error {
 		if !began {
@@ -89,7 +94,7 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 			}
 		}
 		l.rescue.read++
-		if l.isAccounted(row) {
+		if _, xid, ok := reader.Read(row); ok && accounted[xid] {
 			return nil
 		}
 		ticket, err := l.watermark.Row()
@@ -113,14 +118,26 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 	return true, n, l.endBackfill(ctx, n)
 }
 
-// isAccounted tells whether the transaction of a row was recorded as a whole before
-// the slot was lost.
-func (l *leader) isAccounted(row cdc.Row) bool {
-	if len(l.rescue.accounted) == 0 {
-		return false
+// accounted are the transactions that were recorded before the slot was lost, with all
+// the rows that the table has of them. The stream may have shown a part of one only,
+// when somebody had changed the publication.
+func (l *leader) accounted(ctx context.Context, conn *pgx.Conn) (map[uint64]bool, error) {
+	to, err := cdc.ParseSnapshot(l.state.Backfill)
+	if err != nil {
+		return nil, err
 	}
-	_, xid, ok := l.rescue.reader.Read(row)
-	return ok && l.rescue.accounted[xid]
+	var from cdc.Snapshot
+	if l.state.Marker != "" {
+		if from, err = cdc.ParseSnapshot(l.state.Marker); err != nil {
+			return nil, err
+		}
+	}
+	tx, err := audit.BeginReading(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	return l.d.auditTable().Whole(ctx, tx, from, to, l.rescue.recorded)
 }
 
 // tableRows reads rows of the outbox in a transaction of its own.
@@ -190,6 +207,7 @@ func (l *leader) endBackfill(ctx context.Context, sent int) error {
 	l.journal.Reset(shown)
 	l.audited.Store(uint64(l.state.Position.End))
 	l.settled.Clear()
+	l.settled.ForgetAnywhere()
 	l.recorder.KeepSettled(false)
 	return l.endRescue(ctx, sent)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,12 +37,16 @@ type intake struct {
 	recorder   *deliver.Recorder
 	watermark  *cdc.Watermark
 	journal    *audit.Journal
+	settled    *deliver.Settled
 	metrics    *deliver.Metrics
 	log        *slog.Logger
 	refresh    func(ctx context.Context, id uuid.UUID) error
 	visible    func(ctx context.Context, xid uint32) error // waits until queries see the transaction
 
 	next atomic.Pointer[outbox.Mapper] // to be used from the next row on, after a reload
+
+	feed atomic.Pointer[feed] // of the connection that there is
+	turn sync.Mutex           // held while a batch is taken in
 
 	start cdc.Position // what was recorded when this leader began
 
@@ -53,20 +58,52 @@ type intake struct {
 	xid     uint32    // its id; 0 once queries are known to see it
 }
 
+// feed brings what one connection reads.
+type feed struct {
+	batches chan []cdc.Item
+	over    chan struct{} // closed when another connection has taken its place
+}
+
+// renew gives the intake the feed of a new connection. When it returns, what the old
+// one brought has been taken in as a whole batch or will never be: the watermark says
+// where the new one has to begin.
+func (in *intake) renew() {
+	in.turn.Lock()
+	defer in.turn.Unlock()
+	old := in.feed.Swap(&feed{batches: make(chan []cdc.Item, 4), over: make(chan struct{})})
+	if old != nil {
+		close(old.over)
+	}
+}
+
 // run takes batches until ctx ends.
-func (in *intake) run(ctx context.Context, batches <-chan []cdc.Item) error {
+func (in *intake) run(ctx context.Context) error {
 	for {
+		f := in.feed.Load()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case batch := <-batches:
-			for i := range batch {
-				if err := in.take(ctx, &batch[i]); err != nil {
-					return err
-				}
+		case <-f.over:
+		case batch := <-f.batches:
+			if err := in.takeBatch(ctx, f, batch); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+func (in *intake) takeBatch(ctx context.Context, f *feed, batch []cdc.Item) error {
+	in.turn.Lock()
+	defer in.turn.Unlock()
+	if in.feed.Load() != f {
+		return nil
+	}
+	for i := range batch {
+		if err := in.take(ctx, &batch[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (in *intake) take(ctx context.Context, it *cdc.Item) error {
@@ -167,13 +204,14 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliv
 }
 
 // admitLate parks the event of a row that did not come through the stream, and tells
-// whether anybody wants it.
+// whether anybody wants it who has not got it: a transaction that was not wholly
+// recorded when its leader died may have been delivered in part.
 func (in *intake) admitLate(ctx context.Context, row cdc.Row, at place) (wanted bool, err error) {
 	event, err := in.interpret(row, at, nil)
 	if event == nil {
 		return false, err
 	}
-	eps := in.dir.Match(event.TenantID, event.Type)
+	eps := in.settled.Unsettled(event.ID, in.dir.Match(event.TenantID, event.Type))
 	in.metrics.Event(len(eps) > 0)
 	return len(eps) > 0, in.dispatcher.Park(ctx, flight(event, at, nil), eps)
 }

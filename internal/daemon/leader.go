@@ -40,10 +40,9 @@ type leader struct {
 	rescue     rescueTask
 	replayer   *replayer
 
-	stream  atomic.Pointer[cdc.Stream]
-	letGo   chan struct{} // one token: PostgreSQL goes down
-	batches chan []cdc.Item
-	log     *slog.Logger
+	stream atomic.Pointer[cdc.Stream]
+	letGo  chan struct{} // one token: PostgreSQL goes down
+	log    *slog.Logger
 
 	recorded     atomic.Uint64 // end up to which everything is committed; only grows
 	audited      atomic.Uint64 // marker up to which the table was compared
@@ -101,7 +100,7 @@ func (d *Daemon) lead(ctx context.Context) error {
 		conn.Close()
 		return err
 	}
-	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), batches: make(chan []cdc.Item, 4), log: d.log, began: time.Now()}
+	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), log: d.log, began: time.Now()}
 	if err := l.setUp(ctx, stream, state); err != nil {
 		_ = stream.Close(0)
 		return err
@@ -139,8 +138,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	l.watermark.Remember(l.state.Position)
 	l.recorded.Store(uint64(l.state.Position.End))
 	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
-	reading := l.state.Backfill != ""
-	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, reading); err != nil {
+	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, l.state.Backfill != ""); err != nil {
 		return err
 	}
 	if err := l.setUpAudit(ctx); err != nil {
@@ -151,7 +149,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 		Log: deliver.LogPolicy(cfg.Deliver.Log), LogRetention: cfg.Deliver.LogRetention,
 		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.databaseError,
 	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
-	l.recorder.KeepSettled(reading)
+	l.recorder.KeepSettled(true) // until the first audit, or the end of what is read from the table
 	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, l.settled, l.d.metrics, l.log)
 	mapper, err := newMapper(cfg)
 	if err != nil {
@@ -160,6 +158,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
 		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	l.replayer = newReplayer(l)
+	l.intake.renew()
 	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
 		return err
 	}
@@ -334,7 +333,7 @@ func (l *leader) takeIn(ctx context.Context) error {
 		}
 		l.backfilling.Store(false)
 	}
-	return l.intake.run(ctx, l.batches)
+	return l.intake.run(ctx)
 }
 
 // keepStreaming runs the stream and replaces its connection when that breaks. It
@@ -400,7 +399,7 @@ func (l *leader) runStream(ctx context.Context, stream *cdc.Stream) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := stream.Run(ctx, l.batches)
+	err := stream.Run(ctx, l.intake.feed.Load().batches)
 	if cause := context.Cause(ctx); errors.Is(cause, errLetGo) {
 		err = cause
 	}
@@ -439,6 +438,7 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
+	l.intake.renew()
 	arrived := l.watermark.Arrived()
 	if id.XLogPos < arrived {
 		conn.Close()

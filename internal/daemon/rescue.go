@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
@@ -19,10 +18,9 @@ import (
 // rescueTask is what a leader that reads the rows of a gap has to know. Its fields
 // belong to the goroutine that takes rows in.
 type rescueTask struct {
-	incident  int64           // of relay.incidents, 0 for none
-	accounted map[uint64]bool // transactions that were recorded as a whole
-	reader    *audit.RowReader
-	read      int // rows that the gap's snapshots show
+	incident int64       // of relay.incidents, 0 for none
+	recorded []cdc.Tally // what was recorded since the marker, before the slot was lost
+	read     int         // rows that the gap's snapshots show
 }
 
 // mend does what is needed so that the stream can go on although fault says that it

@@ -314,3 +314,83 @@ func TestRescue_LeavesWhatIsParkedAlone(t *testing.T) {
 		t.Errorf("%d stay parked", n)
 	}
 }
+
+// The stream showed a part of a transaction only, because the outbox came back into the
+// publication in the middle of it. What it showed is on record; the rest is not taken
+// for recorded with it.
+func TestRescue_DeliversTheRestOfATransactionThatWasShownInPart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "RELAY_CDC_MARKER_INTERVAL=1h")
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	r.orders(0, 5)
+	r.eventually("rows arrive", func() bool { return len(rec.arrivals()) == 5 })
+	other, err := pgx.Connect(t.Context(), r.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(context.Background())
+	insert := func(tx pgx.Tx, n int) {
+		t.Helper()
+		if _, err := tx.Exec(t.Context(), `INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES ('acme', 'sales_order', 'o' || $1::text,
+			'sales_order.confirmed', json_build_object('order_id', 'o', 'order_number', $1::text, 'amount', '1', 'currency', 'EUR'))`, fmt.Sprint(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.exec("ALTER PUBLICATION relay DROP TABLE outbox.events")
+	tx, err := other.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert(tx, 5)
+	insert(tx, 6)
+	r.exec("ALTER PUBLICATION relay ADD TABLE outbox.events")
+	insert(tx, 7)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the part that was shown arrives", func() bool { return rec.orderNumbers(t)[7] > 0 })
+	d.stop()
+	if n := len(rec.orderNumbers(t)); n != 6 {
+		t.Fatalf("%d orders have arrived, want 6: the others are hidden", n)
+	}
+	r.exec("SELECT pg_drop_replication_slot($1)", r.slot())
+	r.orders(8, 12)
+	d = r.start()
+	r.eventually("all arrive", func() bool { return len(rec.orderNumbers(t)) == 12 })
+	d.stop()
+	if n := r.mustHaveEach(rec, 12); n > 1 {
+		t.Errorf("%d repeats; only the transaction that was shown in part may come again", n)
+	}
+}
+
+// While rows are read from the table the stream waits, and what its connection had
+// brought is forgotten when that breaks.
+func TestRescue_SurvivesABrokenConnectionWhileItReads(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers, "RELAY_DELIVER_WINDOW_EVENTS=10", "RELAY_DELIVER_HANDOVER_AFTER=2s")
+	rec := newReceiver(t)
+	rec.setAnswer(func(arrival, int) int { time.Sleep(5 * time.Millisecond); return 200 })
+	r.subscribe("acme", rec.URL, "*")
+	r.orders(0, 400)
+	d := r.start()
+	for n := 400; n < 460; n += 20 {
+		r.exec(fmt.Sprintf(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) SELECT 'acme', 'sales_order', 'o' || n %% 5,
+			'sales_order.confirmed', json_build_object('order_id', 'o' || n %% 5, 'order_number', n::text, 'amount', '1', 'currency', 'EUR') FROM generate_series(%d, %d) n`, n, n+19))
+		if r.number("SELECT count(*) FROM relay.progress WHERE backfill IS NOT NULL") == 0 {
+			t.Fatal("the backfill has ended too soon for this test")
+		}
+		r.exec("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL", r.slot())
+		r.eventually("it streams again", func() bool { return d.Status().Ready })
+	}
+	r.eventually("all arrive", func() bool { return len(rec.orderNumbers(t)) == 460 })
+	r.audited(d)
+	if n := r.number("SELECT epoch FROM relay.progress"); n != 1 {
+		t.Errorf("epoch %d: the leader has lost its memory", n)
+	}
+	d.stop()
+	if n := r.mustHaveEach(rec, 460); n != 0 {
+		t.Errorf("%d repeats", n)
+	}
+}

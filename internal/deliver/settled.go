@@ -35,12 +35,15 @@ type Settled struct {
 	// anywhere: commit positions do not count, because rows are read from the table,
 	// which does not know them.
 	anywhere bool
+	// by event and subscription alone, until ForgetAnywhere: for rows that the stream
+	// has passed over.
+	pairs map[settledKey]struct{}
 }
 
 // LoadSettled reads relay.settled. anywhere makes it know deliveries by event and
 // subscription alone, until Clear.
 func LoadSettled(ctx context.Context, db querier, slot string, anywhere bool) (*Settled, error) {
-	s := &Settled{keys: make(map[settledKey]struct{}), anywhere: anywhere}
+	s := &Settled{keys: make(map[settledKey]struct{}), pairs: make(map[settledKey]struct{}), anywhere: anywhere}
 	if faultpoint.Planted(faultpoint.SettledForgotten) {
 		return s, nil
 	}
@@ -57,8 +60,11 @@ func LoadSettled(ctx context.Context, db querier, slot string, anywhere bool) (*
 		for ; len(b) >= settledSize; b = b[settledSize:] {
 			k := settledKey{commit: binary.BigEndian.Uint64(b), event: uuid.UUID(b[8:24]), sub: uuid.UUID(b[24:40])}
 			s.max = max(s.max, k.commit)
+			pair := k
+			pair.commit = 0
+			s.pairs[pair] = struct{}{}
 			if anywhere {
-				k.commit = 0
+				k = pair
 			}
 			s.keys[k] = struct{}{}
 		}
@@ -100,4 +106,28 @@ func (s *Settled) Clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys = nil
+}
+
+// Unsettled returns the endpoints for which an event was not recorded by an earlier
+// leader, wherever in the stream it stood.
+func (s *Settled) Unsettled(event uuid.UUID, eps []*Endpoint) []*Endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.pairs) == 0 {
+		return eps
+	}
+	var left []*Endpoint
+	for _, ep := range eps {
+		if _, ok := s.pairs[settledKey{event: event, sub: ep.id}]; !ok {
+			left = append(left, ep)
+		}
+	}
+	return left
+}
+
+// ForgetAnywhere makes Unsettled know nothing any more.
+func (s *Settled) ForgetAnywhere() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pairs = nil
 }

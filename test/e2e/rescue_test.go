@@ -46,3 +46,37 @@ func TestRelay_RescuesTheGapAlthoughItIsKilledInTheMiddle(t *testing.T) {
 	}
 	r.terminate()
 }
+
+// Deliveries that were on record above the recorded position are not sent again when the
+// audit finds that somebody has moved the slot over them.
+func TestRelay_RepeatsNothingOnRecordWhenTheSlotWasMovedOn(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, "RELAY_CDC_MARKER_INTERVAL=200ms", "RELAY_DELIVER_HANDOVER_AFTER=25s", "RELAY_DELIVER_TIMEOUT=30s")
+	slow := s.subscribe("slow", "acme", "sales_order.created")
+	fast := s.subscribe("fast", "acme", "*")
+	l := newLedger(s, "acme", 30)
+	hung := make(chan struct{})
+	s.recv.set("slow", behaviour{status: answerHang, until: hung})
+	r := s.start()
+	for key := range 30 {
+		l.add(key, 4)
+	}
+	eventually(t, "the fast endpoint has all, on record", func() bool {
+		return s.number("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", fast.id) == 120
+	})
+	r.kill()
+	killed := time.Now()
+	close(hung)
+	s.recv.set("slow", behaviour{status: 204})
+	eventually(t, "the slot is moved on", func() bool {
+		_, err := s.db.Exec(t.Context(), "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", s.slot)
+		return err == nil
+	})
+	r = s.start()
+	l.settle(time.Minute, slow, fast)
+	eventually(t, "the audit has found the rows", func() bool {
+		return s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'audit' AND ended_at IS NOT NULL") == 1
+	})
+	l.check([]fault{{killed, 0}}, fast) // explains none: all of it was on record for long
+	r.terminate()
+}
