@@ -63,7 +63,7 @@ func Connect(ctx context.Context, url, applicationName string) (*Conn, error) {
 	}
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("connect for replication: %w", err)
+		return nil, explainRefusal(fmt.Errorf("connect for replication: %w", err))
 	}
 	c := &Conn{pg: pg}
 	if err := c.identify(ctx); err != nil {

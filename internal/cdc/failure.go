@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -88,4 +89,21 @@ func Classify(err error) State {
 func ServerGoesDown(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03")
+}
+
+// explainRefusal adds the way out to the error of a refused connection.
+func explainRefusal(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch {
+	case pg.Code == "08P01":
+		return fmt.Errorf("%w; a pooler does not pass replication on: set database.replication_url to PostgreSQL itself", err)
+	case pg.Code == "42501":
+		return fmt.Errorf("%w; type: ALTER ROLE ... REPLICATION", err)
+	case pg.Code == "53300" && strings.Contains(pg.Message, "max_wal_senders"):
+		return fmt.Errorf("%w; raise max_wal_senders, which takes a restart of PostgreSQL", err)
+	}
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -61,5 +62,23 @@ func TestServerGoesDown_KnowsTheThreeCodes(t *testing.T) {
 	}
 	if ServerGoesDown(errors.New("EOF")) || ServerGoesDown(nil) {
 		t.Error("an error without a code is no shutdown")
+	}
+}
+
+func TestExplainRefusal_EndsWithTheWayOut(t *testing.T) {
+	for _, c := range []struct{ code, message, want string }{
+		{"08P01", "unsupported startup parameter: replication", "set database.replication_url"},
+		{"42501", "must be superuser or replication role to start walsender", "ALTER ROLE"},
+		{"53300", "number of requested standby connections exceeds max_wal_senders (currently 1)", "raise max_wal_senders"},
+	} {
+		refused := &pgconn.PgError{Code: c.code, Message: c.message}
+		if err := explainRefusal(refused); !strings.Contains(err.Error(), c.want) || !errors.Is(err, refused) {
+			t.Errorf("%s: %v, want %q", c.code, err, c.want)
+		}
+	}
+	for _, err := range []error{errors.New("EOF"), &pgconn.PgError{Code: "53300", Message: "sorry, too many clients already"}} {
+		if got := explainRefusal(err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
 	}
 }
