@@ -11,12 +11,10 @@ import (
 )
 
 // newLog returns the log that the configuration asks for, and its level, which a
-// reload may change.
-func newLog(w io.Writer, c config.Log) (*slog.Logger, *slog.LevelVar) {
+// reload may change. w leads to a terminal or not.
+func newLog(w io.Writer, terminal bool, c config.Log) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	level.Set(c.Level)
-	f, isFile := w.(*os.File)
-	terminal := isFile && isTerminal(f)
 	if c.Format == config.LogFormatText || (c.Format == config.LogFormatAuto && terminal) {
 		plain := !terminal || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
 		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: plain})), level

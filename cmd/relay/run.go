@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,9 +29,14 @@ func newRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, level := newLog(os.Stderr, cfg.Log)
+			lines := newLogQueue(os.Stderr)
+			log, level := newLog(lines, isTerminal(os.Stderr), cfg.Log)
+			lines.tell = func(n int64) { log.Warn("log lines dropped, because the log did not take them", "lines", n) }
+			go lines.run()
+			defer lines.close(2 * time.Second)
 			d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Level: level, Version: version,
-				Reload: func() (*config.Config, error) { return loadConfig(cmd, "database.url") }})
+				LogDropped: lines.dropped.Load,
+				Reload:     func() (*config.Config, error) { return loadConfig(cmd, "database.url") }})
 			if err != nil {
 				return err
 			}

@@ -36,6 +36,8 @@ type Options struct {
 	Log     *slog.Logger
 	Level   *slog.LevelVar // changed by a reload; nil to leave it alone
 	Version string
+	// LogDropped is how many lines the log has not taken; nil when it takes them all.
+	LogDropped func() int64
 	// Reload reads the configuration again; nil when it cannot change.
 	Reload func() (*Settings, error)
 }
@@ -90,7 +92,13 @@ func New(o Options) (*Daemon, error) {
 		Help: "Statements on ordinary connections that failed and are tried again."})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "relay_build_info", Help: "1, with the version."}, []string{"version"})
 	info.WithLabelValues(o.Version).Set(1)
-	d.registry.MustRegister(d.dbErrors, info)
+	d.registry.MustRegister(d.dbErrors, info, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "relay_log_dropped_total",
+		Help: "Log lines that were dropped because the log did not take them."}, func() float64 {
+		if o.LogDropped == nil {
+			return 0
+		}
+		return float64(o.LogDropped())
+	}))
 	d.setPoster(o.Config)
 	d.server, err = ops.NewServer(ops.Options{Listen: opsListen(o.Config), Gatherer: d.registry, Log: o.Log,
 		Ready: d.ready, Status: func() any { return d.Status() }})
@@ -143,7 +151,8 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 	return &webhook.Poster{
 		// Many subscriptions may lead to one host: an attempt should not have to
 		// dial because another one's connection did not fit into the pool.
-		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: max(1024, concurrency(c)),
+		Transport: policy.Client(egress.TransportOptions{
+			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections)),
 			MaxIdleConnsPerHost: concurrency(c)}).Transport,
 		Timeout:   c.Deliver.Timeout,
 		UserAgent: "relay/" + version,

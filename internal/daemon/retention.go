@@ -64,11 +64,12 @@ func (k *retentionKeeper) always(context.Context, pgx.Tx, string, time.Time) (bo
 	return true, nil
 }
 
-// concurrency is how many attempts run at once when the configuration leaves it
-// to the machine. Attempts mostly wait, so it is far above the number of cores.
+// concurrency is how many attempts run at once: what the configuration says, or the machine when it leaves that to it, and never
+// more than the process may open connections for. Attempts mostly wait, so it is far above the number of cores.
 func concurrency(c *Settings) int {
-	if n := c.Deliver.Concurrency; n > 0 {
-		return n
+	n := c.Deliver.Concurrency
+	if n == 0 {
+		n = 128 * runtime.GOMAXPROCS(0)
 	}
-	return 128 * runtime.GOMAXPROCS(0)
+	return min(n, endpointConnections(openFiles(), c.Database.MaxConnections))
 }
