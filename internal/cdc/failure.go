@@ -74,7 +74,10 @@ func Classify(err error) State {
 		return StateSlotLost
 	case "57P01", "57P02", "57P03":
 		return StateShuttingDown
-	case "XX000":
+	case "XX000", "54000": // a row that is too large to be sent
+		return StateDecodePoison
+	}
+	if strings.HasPrefix(pg.Code, "22") { // bytes that are no text, in a database without an encoding
 		return StateDecodePoison
 	}
 	if strings.HasPrefix(pg.Code, "28") || strings.HasPrefix(pg.Code, "42") || pg.Code == "3D000" || pg.Code == "08P01" {

@@ -34,6 +34,8 @@ func TestClassify_NamesTheState(t *testing.T) {
 		{pg("57P02", "terminating connection because of crash"), StateShuttingDown},
 		{pg("57P03", "the database system is shutting down"), StateShuttingDown},
 		{pg("XX000", "invalid memory alloc request size"), StateDecodePoison},
+		{pg("22021", `invalid byte sequence for encoding "UTF8": 0xff`), StateDecodePoison},
+		{pg("54000", "out of memory"), StateDecodePoison},
 		{malformed("short tuple"), StateDecodePoison},
 		{pg("28P01", "password authentication failed"), StateMisconfigured},
 		{pg("42501", "must be superuser or replication role"), StateMisconfigured},

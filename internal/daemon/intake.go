@@ -48,7 +48,8 @@ type intake struct {
 	feed atomic.Pointer[feed] // of the connection that there is
 	turn sync.Mutex           // held while a batch is taken in
 
-	start cdc.Position // what was recorded when this leader began
+	start  cdc.Position // what was recorded when this leader began
+	outbox uint32       // the outbox table's OID, under whatever name
 
 	commit  cdc.LSN   // of the open transaction
 	at      time.Time // its commit time
@@ -224,6 +225,13 @@ func (in *intake) interpret(row cdc.Row, at place, ticket deliver.Ticket) (*outb
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):
 		in.metrics.Suppressed(event.Type)
+		if ticket != nil {
+			ticket.Done()
+		}
+		return nil, nil
+	case errors.As(err, &rejection) && rejection.Reason == outbox.ReasonUnexpectedTable && row.Relation.ID != in.outbox:
+		// A publication of all tables brings the relay's own rows too: one that were kept would bring another.
+		in.metrics.Foreign()
 		if ticket != nil {
 			ticket.Done()
 		}

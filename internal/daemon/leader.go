@@ -159,6 +159,9 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	l.replayer = newReplayer(l)
 	l.intake.renew()
+	if err := l.lookAtOutbox(ctx); err != nil {
+		return err
+	}
 	if _, _, err := l.dir.Load(ctx, l.d.pool); err != nil {
 		return err
 	}
@@ -181,6 +184,22 @@ func (l *leader) noteFailover(ctx context.Context, found progress.State) error {
 		return err
 	}
 	return progress.EndIncident(ctx, l.d.pool, id, 0, 0)
+}
+
+// lookAtOutbox tells the intake which table the outbox is, and warns of a publication that brings others.
+func (l *leader) lookAtOutbox(ctx context.Context) error {
+	cfg := l.d.cfg()
+	var all bool
+	err := l.d.pool.QueryRow(ctx, `SELECT coalesce(to_regclass($1)::oid, 0),
+		EXISTS (SELECT FROM pg_publication WHERE pubname = $2 AND puballtables)`, cfg.Outbox.Table, cfg.CDC.Publication).Scan(&l.intake.outbox, &all)
+	if err != nil {
+		return fmt.Errorf("look at the outbox: %w", err)
+	}
+	if all {
+		l.log.Warn("the publication publishes all tables: PostgreSQL sends every row of them, and the relay passes over what is not of the outbox; "+
+			"make one for the outbox alone", "publication", cfg.CDC.Publication)
+	}
+	return nil
 }
 
 func newMapper(cfg *Settings) (*outbox.Mapper, error) {

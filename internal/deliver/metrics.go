@@ -21,6 +21,7 @@ type Metrics struct {
 	unmatched  prometheus.Counter
 	disables   *prometheus.CounterVec
 	warnings   prometheus.Counter
+	foreign    prometheus.Counter
 	batches    prometheus.Counter
 	outcomes   prometheus.Counter
 
@@ -58,6 +59,8 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 			Help: "Subscriptions that the relay disabled, by why."}, []string{"reason"}),
 		warnings: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_endpoint_warnings_total",
 			Help: "Warnings that an endpoint will be disabled if it goes on failing."}),
+		foreign: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_foreign_rows_total",
+			Help: "Rows of other tables that the publication brings."}),
 		batches: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_record_batches_total",
 			Help: "Recording batches that were committed."}),
 		outcomes: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_recorded_total",
@@ -65,7 +68,7 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		cap: tenants, tenants: make(map[string]string),
 	}
 	reg.MustRegister(m.deliveries, m.duration, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
-		m.unmatched, m.batches, m.outcomes, m.disables, m.warnings)
+		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings)
 	for _, reason := range []string{DisabledGone, DisabledFailing} {
 		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
 	}
@@ -148,6 +151,9 @@ func (m *Metrics) Event(matched bool) {
 
 // Suppressed counts a row that says nothing.
 func (m *Metrics) Suppressed(eventType string) { m.suppressed.WithLabelValues(eventType).Inc() }
+
+// Foreign counts a row of another table than the outbox.
+func (m *Metrics) Foreign() { m.foreign.Inc() }
 
 // Quarantined counts a row that could not become an event.
 func (m *Metrics) Quarantined(reason string) { m.quarantine.WithLabelValues(reason).Inc() }
