@@ -1,0 +1,118 @@
+package webhook
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/egress"
+)
+
+// serveRequests answers each request of each connection by hand; answer says whether the connection goes on.
+func serveRequests(t *testing.T, answer func(c net.Conn, n int32) bool) (to string, seen *atomic.Int32) {
+	seen = new(atomic.Int32)
+	return raw(t, func(c net.Conn) {
+		in := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return
+			}
+			if !answer(c, seen.Add(1)) {
+				return
+			}
+		}
+	}), seen
+}
+
+const answer204 = "HTTP/1.1 204 No Content\r\n\r\n"
+
+// The endpoint closes the connection behind each answer and does not say so.
+func TestPoster_TakesAnotherConnectionWhenTheKeptOneIsGone(t *testing.T) {
+	t.Parallel()
+	to, seen := serveRequests(t, func(c net.Conn, _ int32) bool {
+		_, _ = io.WriteString(c, answer204)
+		return false
+	})
+	p := mustPoster(t, 5*time.Second)
+	failed := 0
+	for range 50 {
+		if out := p.Attempt(t.Context(), mustRequest(t, to)); !out.Success() {
+			failed++ // the end came while the request went out: nobody can know what became of it
+		}
+	}
+	if n := int(seen.Load()); n > 50 || n < 50-failed {
+		t.Errorf("%d requests arrived for 50 attempts, of which %d failed", n, failed)
+	}
+}
+
+// The endpoint reads the second request of a connection and hangs up: it may have handled it.
+func TestPoster_NeverRepeatsARequestByItself(t *testing.T) {
+	t.Parallel()
+	to, seen := serveRequests(t, func(c net.Conn, n int32) bool {
+		if n%2 == 0 {
+			return false
+		}
+		_, _ = io.WriteString(c, answer204)
+		return true
+	})
+	p := mustPoster(t, 5*time.Second)
+	for i := range 10 {
+		out := p.Attempt(t.Context(), mustRequest(t, to))
+		if i%2 == 0 && !out.Success() || i%2 == 1 && out.Reason != deliver.ReasonConnect {
+			t.Errorf("attempt %d: %+v", i, out)
+		}
+	}
+	if n := seen.Load(); n != 10 {
+		t.Errorf("%d requests arrived for 10 attempts", n)
+	}
+}
+
+func TestPoster_GivesUpAnEndpointThatDoesNotReadTheRequest(t *testing.T) {
+	t.Parallel()
+	to := raw(t, func(c net.Conn) {
+		_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		time.Sleep(3 * time.Second) // it is what this server does
+	})
+	r := mustRequest(t, to)
+	r.Body = bytes.Repeat([]byte("x"), 32<<20)
+	if out := mustPoster(t, 500*time.Millisecond).Attempt(t.Context(), r); out.Reason != deliver.ReasonTimeout {
+		t.Errorf("outcome %+v", out)
+	}
+}
+
+// Attempts that share a connection share its death.
+func TestPoster_SpeaksHTTP1WhereTheEndpointOffersHTTP2(t *testing.T) {
+	t.Parallel()
+	protocols := make(chan string, 1)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { protocols <- r.Proto }))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	policy, err := egress.New(egress.Options{Allow: []string{"127.0.0.1"}, RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := policy.Client(egress.TransportOptions{})
+	t.Cleanup(client.CloseIdleConnections)
+	p := &Poster{Transport: client.Transport, Timeout: 5 * time.Second}
+	if out := p.Attempt(t.Context(), mustRequest(t, s.URL)); !out.Success() {
+		t.Fatalf("outcome %+v", out)
+	}
+	if got := <-protocols; got != "HTTP/1.1" {
+		t.Errorf("it speaks %s", got)
+	}
+}
