@@ -75,14 +75,14 @@ func (p Publication) Repair(ctx context.Context, db Execer) error {
 // Check compares the publication with what it must be.
 func (p Publication) Check(ctx context.Context, db Queryer) error {
 	const q = `
-SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate, p.pubviaroot,
+SELECT p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate, p.pubviaroot,
        EXISTS (SELECT FROM pg_publication_tables t
                 WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3
                   AND t.rowfilter IS NULL
                   AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prattrs IS NOT NULL))
   FROM pg_publication p WHERE p.pubname = $1`
-	var all, inserts, others, viaRoot, member bool
-	err := db.QueryRow(ctx, q, p.Name, p.Schema, p.Table).Scan(&all, &inserts, &others, &viaRoot, &member)
+	var inserts, others, viaRoot, member bool
+	err := db.QueryRow(ctx, q, p.Name, p.Schema, p.Table).Scan(&inserts, &others, &viaRoot, &member)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("%w: %s; it should publish %s.%s, and rows written while it is missing are not in the stream",
 			ErrPublicationMissing, p.Name, p.Schema, p.Table)
@@ -96,7 +96,7 @@ SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate,
 		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s",
 			pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()))
 	}
-	if !inserts || !viaRoot || (others && !all) {
+	if !inserts || !viaRoot || others {
 		faults = append(faults, "it must publish inserts only, through the partition root")
 		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert', publish_via_partition_root = true)",
 			pgx.Identifier{p.Name}.Sanitize()))

@@ -131,8 +131,13 @@ func TestPublicationCheck_SaysThatItIsMissing(t *testing.T) {
 func TestPublicationCheck_TakesAllTables(t *testing.T) {
 	t.Parallel()
 	o := newOutbox(t, eventsTable)
-	o.exec(`DROP PUBLICATION relay; CREATE PUBLICATION relay FOR ALL TABLES WITH (publish_via_partition_root = true)`)
+	o.exec(`DROP PUBLICATION relay; CREATE PUBLICATION relay FOR ALL TABLES WITH (publish = 'insert', publish_via_partition_root = true)`)
 	if err := o.pub.Check(t.Context(), o.db); err != nil {
 		t.Error(err)
+	}
+	// PostgreSQL refuses to delete from a table without a key, such as ours are, when deletes are published.
+	o.exec(`ALTER PUBLICATION relay SET (publish = 'insert, update, delete')`)
+	if err := o.pub.Check(t.Context(), o.db); !errors.Is(err, ErrPublicationIncomplete) || !strings.Contains(err.Error(), "publish = 'insert'") {
+		t.Errorf("error is %v", err)
 	}
 }

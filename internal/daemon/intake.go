@@ -49,7 +49,8 @@ type intake struct {
 	turn sync.Mutex           // held while a batch is taken in
 
 	start  cdc.Position // what was recorded when this leader began
-	outbox uint32       // the outbox table's OID, under whatever name
+	table  string       // the outbox, as schema.table
+	outbox uint32       // its OID, whatever it is called by now
 
 	commit  cdc.LSN   // of the open transaction
 	at      time.Time // its commit time
@@ -157,17 +158,31 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	if faultpoint.Planted(faultpoint.RowOverlooked) && everyNth(500) {
 		return nil
 	}
-	in.journal.Row(it.Row)
+	foreign := in.foreign(it.Row.Relation)
+	if !foreign {
+		in.journal.Row(it.Row)
+	}
 	ticket, err := in.watermark.Row()
 	if err != nil {
 		return err
 	}
 	done := settle{in.watermark, ticket}
+	if foreign {
+		in.metrics.Foreign()
+		done.Done()
+		return nil
+	}
 	if in.start.Covers(in.commit, index) {
 		done.Done()
 		return nil
 	}
 	return in.admit(ctx, it.Row, place{commit: uint64(in.commit), index: index, at: in.at}, done)
+}
+
+// foreign tells whether rows of a table are none of the outbox, under its name or another. A publication of all tables brings
+// them, the relay's own among them: one of those that went into quarantine would bring another.
+func (in *intake) foreign(r *cdc.Relation) bool {
+	return r.ID != in.outbox && r.Schema+"."+r.Name != in.table
 }
 
 // place is where an event stands in the stream. Rows that are read from the
@@ -225,13 +240,6 @@ func (in *intake) interpret(row cdc.Row, at place, ticket deliver.Ticket) (*outb
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):
 		in.metrics.Suppressed(event.Type)
-		if ticket != nil {
-			ticket.Done()
-		}
-		return nil, nil
-	case errors.As(err, &rejection) && rejection.Reason == outbox.ReasonUnexpectedTable && row.Relation.ID != in.outbox:
-		// A publication of all tables brings the relay's own rows too: one that were kept would bring another.
-		in.metrics.Foreign()
 		if ticket != nil {
 			ticket.Done()
 		}

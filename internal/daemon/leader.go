@@ -189,6 +189,7 @@ func (l *leader) noteFailover(ctx context.Context, found progress.State) error {
 // lookAtOutbox tells the intake which table the outbox is, and warns of a publication that brings others.
 func (l *leader) lookAtOutbox(ctx context.Context) error {
 	cfg := l.d.cfg()
+	l.intake.table = cfg.Outbox.Table
 	var all bool
 	err := l.d.pool.QueryRow(ctx, `SELECT coalesce(to_regclass($1)::oid, 0),
 		EXISTS (SELECT FROM pg_publication WHERE pubname = $2 AND puballtables)`, cfg.Outbox.Table, cfg.CDC.Publication).Scan(&l.intake.outbox, &all)

@@ -14,7 +14,7 @@ func TestRelay_PassesOverTheRowsOfOtherTables(t *testing.T) {
 	s := newStage(t)
 	all := s.subscribe("all", "acme", "*")
 	l := newLedger(s, "acme", 10)
-	s.exec("CREATE PUBLICATION relay FOR ALL TABLES WITH (publish_via_partition_root = true)")
+	s.exec("CREATE PUBLICATION relay FOR ALL TABLES WITH (publish = 'insert', publish_via_partition_root = true)")
 	r := s.start()
 	for k := range l.keys {
 		l.add(k, 3)
@@ -105,7 +105,7 @@ func TestRelay_StopsWhenTheOutboxIsReplaced(t *testing.T) {
 		return s.recv.count("all")+s.number("SELECT count(*) FROM relay.quarantine WHERE reason = 'unexpected_table'") == 2
 	})
 	r.terminate()
-	r = s.launch()
+	r = s.launch("RELAY_CDC_RECOVERY=manual")
 	eventually(t, "it says that the new table is not published", func() bool { return r.state() == "publication_incomplete" })
 	if code := r.httpCode("/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz answers %d", code)
