@@ -134,6 +134,9 @@ func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn) (progress.State
 	if !errors.Is(err, progress.ErrNone) {
 		return state, err // the other one has done it
 	}
+	if err := d.refuseSecondSlot(ctx, slot); err != nil {
+		return state, err
+	}
 	made, snapshot, err := d.makeSlot(ctx, conn)
 	if err != nil {
 		return state, err
@@ -155,7 +158,7 @@ func (d *Daemon) lockStart(ctx context.Context, slot string) (unlock func(), err
 		return nil, err
 	}
 	unlock = func() { _ = guard.Close(context.WithoutCancel(ctx)) } // and with it the lock
-	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('relay.first_start.' || $1, 0))", slot); err != nil {
+	if _, err := guard.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('relay.first_start', 0))"); err != nil {
 		unlock()
 		return nil, fmt.Errorf("lock the making of slot %s: %w", slot, err)
 	}

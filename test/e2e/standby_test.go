@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -55,4 +56,30 @@ func TestRelay_StandsByAndTakesOver(t *testing.T) {
 	l.check([]fault{{killed, recordWindow}}, all) // the clean hand-over explains none
 	l.books(all)
 	third.terminate()
+}
+
+func TestRelay_RefusesASecondSlotOnOneOutbox(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	all := s.subscribe("all", "acme", "*")
+	l := newLedger(s, "acme", 2)
+	first := s.start()
+	second := s.launch("RELAY_CDC_SLOT=" + s.slot + "_second")
+	eventually(t, "the second refuses", func() bool { return second.state() == "misconfigured" })
+	_, status := second.get("/status")
+	for _, want := range []string{"another slot serves this outbox", s.slot + ",", "set cdc.slot"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("the status does not say %q: %s", want, status)
+		}
+	}
+	l.add(0, 5)
+	l.settle(time.Minute, all)
+	second.terminate()
+	first.terminate()
+	if repeats := l.check(nil, all); repeats != 0 {
+		t.Errorf("%d repeats", repeats)
+	}
+	if n := s.number("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"); n != 1 {
+		t.Errorf("%d slots", n)
+	}
 }
