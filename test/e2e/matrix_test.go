@@ -210,6 +210,7 @@ func TestRelay_GoesOnAfterTheServerWentBackInTime(t *testing.T) {
 			s.insert("acme", "phantom", customer(""))
 			s.insert("acme", "phantom", customer(""))
 			eventually(t, "they arrive", func() bool { return s.recv.types("all")["customer.created"] == 2 })
+			eventually(t, "they are recorded", func() bool { return s.number("SELECT count(*) FROM relay.deliveries") == 52 })
 			s.db.Reset()
 			s.stopped = true
 			pgtest.Restore(t, s.cluster, backup, o)
