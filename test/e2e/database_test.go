@@ -44,11 +44,13 @@ func TestRelay_OutlastsAServerWithoutConnectionSlots(t *testing.T) {
 	}()
 	const others = "FROM pg_stat_activity WHERE application_name LIKE 'relay:%' AND backend_type = 'client backend'"
 	eventually(t, "the relay has no connection left but its stream", func() bool {
-		var n int
-		if err := mine.QueryRow(t.Context(), "SELECT count(pg_terminate_backend(pid)) "+others).Scan(&n); err != nil {
+		var ended, all int
+		err := mine.QueryRow(t.Context(), "SELECT (SELECT count(pg_terminate_backend(pid)) "+others+
+			"), (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')").Scan(&ended, &all)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return n == 0 && r.log.count("53300") > 0
+		return ended == 0 && all == 20
 	})
 	for k := range l.keys {
 		if _, err := mine.Exec(t.Context(), emit, l.tenant, l.keys[k], 2, 20); err != nil {
@@ -56,6 +58,7 @@ func TestRelay_OutlastsAServerWithoutConnectionSlots(t *testing.T) {
 		}
 	}
 	eventually(t, "rows arrive though nothing can be recorded", func() bool { return s.recv.count("all") == 21 })
+	eventually(t, "the relay is refused a connection", func() bool { return r.log.count("53300") > 0 })
 	if code := r.httpCode("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz answers %d", code)
 	}

@@ -18,9 +18,7 @@ type proxy struct {
 
 	mu      sync.Mutex
 	delay   time.Duration // before each piece is passed on
-	refuse  bool          // new connections are closed at once
 	links   map[*link]bool
-	opened  int
 	closing bool
 	all     sync.WaitGroup
 }
@@ -64,9 +62,9 @@ func (p *proxy) serve() {
 			return
 		}
 		p.mu.Lock()
-		refuse := p.refuse || p.closing
+		closing := p.closing
 		p.mu.Unlock()
-		if refuse {
+		if closing {
 			_ = near.Close()
 			continue
 		}
@@ -78,7 +76,6 @@ func (p *proxy) serve() {
 		l := &link{near: near, far: far, frozen: make(chan struct{})}
 		p.mu.Lock()
 		p.links[l] = true
-		p.opened++
 		p.mu.Unlock()
 		p.all.Go(func() { p.pass(l, near, far) })
 		p.all.Go(func() { p.pass(l, far, near) })
@@ -165,12 +162,6 @@ func (p *proxy) breakLink(l *link) {
 		_ = c.(*net.TCPConn).SetLinger(0) // a reset, not an end
 		_ = c.Close()
 	}
-}
-
-func (p *proxy) set(f func(*proxy)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	f(p)
 }
 
 // pooler answers the start of a replication connection as a pooler in transaction mode does.
