@@ -214,9 +214,9 @@ func (l *ledger) books(subs ...*subscription) {
 			}
 		}
 		eventually(l.s.t, fmt.Sprintf("%d deliveries of %s are recorded", want, sub.name), func() bool {
-			return l.s.number("SELECT count(DISTINCT event_id) FROM relay.deliveries WHERE subscription_id = $1 AND status = 'DELIVERED'", sub.id) >= want
+			return l.s.count("SELECT count(DISTINCT event_id) FROM relay.deliveries WHERE subscription_id = $1 AND status = 'DELIVERED'", sub.id) >= want
 		})
-		if n := l.s.number("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", sub.id); n < want || n > want && !l.s.stopped {
+		if n := l.s.count("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", sub.id); n < want || n > want && !l.s.stopped {
 			l.s.t.Errorf("%s: %d deliveries on record, want %d", sub.name, n, want)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
@@ -121,6 +122,20 @@ func (s *stage) number(sql string, args ...any) int {
 	s.t.Helper()
 	var n int
 	if err := s.db.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// count is number for rows that may be moved to another partition meanwhile, when an ordinary query can see them nowhere.
+func (s *stage) count(sql string, args ...any) (n int) {
+	s.t.Helper()
+	tx, err := audit.BeginReading(context.Background(), s.db)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if err := tx.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
 		s.t.Fatalf("%s: %v", sql, err)
 	}
 	return n
