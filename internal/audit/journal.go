@@ -19,7 +19,7 @@ const maxTransactions = 500_000
 // seen is what the stream has shown of one transaction.
 type seen struct {
 	cdc.Tally
-	ids []uuid.UUID // of its rows; fewer than Rows when they were not kept
+	at, n int // its rows' ids are ids[at:at+n]; fewer than Rows when they were not kept
 }
 
 // Journal keeps what the stream has shown since the last marker. Row, Commit and
@@ -29,12 +29,12 @@ type Journal struct {
 
 	mu       sync.Mutex
 	baseline cdc.Snapshot
-	open     []seen // of the transaction that is coming in
-	done     []seen // of those that have, in stream order
-	kept     int    // ids in open and done
-	rows     int    // since the last marker came
-	overflow bool   // it has forgotten what came since the baseline
-	blind    bool   // a row had no id or transaction id that can be read
+	open     []seen      // of the transaction that is coming in
+	done     []seen      // of those that have, in stream order
+	ids      []uuid.UUID // of open and done, one after another
+	rows     int         // since the last marker came
+	overflow bool        // it has forgotten what came since the baseline
+	blind    bool        // a row had no id or transaction id that can be read
 
 	expected string
 	came     chan struct{} // closed when the expected marker has come
@@ -59,7 +59,7 @@ func NewJournal(columns Columns, baseline cdc.Snapshot, recorded []cdc.Tally) *J
 func (j *Journal) Reset(baseline cdc.Snapshot) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.baseline, j.open, j.done, j.kept, j.rows, j.expected = baseline, nil, nil, 0, 0, ""
+	j.baseline, j.open, j.done, j.ids, j.rows, j.expected = baseline, nil, nil, nil, 0, ""
 }
 
 // Baseline is the snapshot behind which the Journal begins.
@@ -108,14 +108,14 @@ func (j *Journal) Row(row cdc.Row) {
 	}
 	if at < 0 {
 		at = len(j.open)
-		j.open = append(j.open, seen{Tally: cdc.Tally{XID: xid}})
+		j.open = append(j.open, seen{Tally: cdc.Tally{XID: xid}, at: len(j.ids)})
 	}
 	s := &j.open[at]
 	s.Rows++
 	s.Sum += cdc.Fingerprint(id)
-	if j.kept < maxIDs {
-		j.kept++
-		s.ids = append(s.ids, id)
+	if len(j.ids) < maxIDs && s.at+s.n == len(j.ids) {
+		j.ids = append(j.ids, id)
+		s.n++
 	}
 }
 
@@ -135,7 +135,7 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	j.done = append(j.done, j.open...)
 	j.open = nil
 	if len(j.done) > maxTransactions {
-		j.done, j.kept, j.upTo, j.baseline, j.overflow = nil, 0, 0, cdc.Snapshot{}, true
+		j.done, j.ids, j.upTo, j.baseline, j.overflow = nil, nil, 0, cdc.Snapshot{}, true
 	}
 	return tallies
 }
@@ -165,15 +165,13 @@ func (j *Journal) Marker(number string, lsn cdc.LSN) {
 func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn}
+	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, ids: j.ids}
 	var rest []seen
 	for i, s := range j.done {
 		switch {
 		case j.baseline.Visible(s.XID):
 			// The writer has set a transaction id of its own.
-			j.kept -= len(s.ids)
 		case i < j.upTo && snapshot.Visible(s.XID):
-			j.kept -= len(s.ids)
 			w.seen = append(w.seen, s)
 		default:
 			if i < j.upTo {
@@ -182,6 +180,16 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 			rest = append(rest, s)
 		}
 	}
-	j.done, j.baseline, j.upTo, j.overflow = rest, snapshot, 0, false
+	// The window keeps the ids that there were; those of the rest move together.
+	var ids []uuid.UUID
+	for _, list := range [][]seen{rest, j.open} {
+		for i := range list {
+			s := &list[i]
+			at := len(ids)
+			ids = append(ids, w.ids[s.at:s.at+s.n]...)
+			s.at = at
+		}
+	}
+	j.done, j.ids, j.baseline, j.upTo, j.overflow = rest, ids, snapshot, 0, false
 	return w, leftOver
 }

@@ -105,14 +105,14 @@ func TestJournal_BoundsTheIdsItKeeps(t *testing.T) {
 		j.Row(row(number(i), 7))
 	}
 	tally := j.Commit(100)[0]
-	if tally.Rows != n || len(j.done[0].ids) != maxIDs {
-		t.Errorf("%d rows counted, %d ids kept", tally.Rows, len(j.done[0].ids))
+	if tally.Rows != n || j.done[0].n != maxIDs {
+		t.Errorf("%d rows counted, %d ids kept", tally.Rows, j.done[0].n)
 	}
 	j.Expect("m")
 	j.Marker("m", 110)
 	j.Cut(cdc.Snapshot{Xmin: 8, Xmax: 8})
-	if j.kept != 0 {
-		t.Errorf("%d ids are still counted", j.kept)
+	if len(j.ids) != 0 {
+		t.Errorf("%d ids are still kept", len(j.ids))
 	}
 }
 
@@ -145,6 +145,7 @@ func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {
 		var pending, running []uint64 // committed in the WAL and not visible; begun
 		next, lsn, ids := uint64(1), cdc.LSN(1), 0
 		committed := make(map[uint64]int)
+		written := make(map[uint64][]uuid.UUID)
 		windows := make(map[uint64]int)
 		last := cdc.Snapshot{Xmin: 1, Xmax: 1}
 		check := func(w Window) {
@@ -155,7 +156,7 @@ func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {
 				if !w.To.Visible(s.XID) || w.From.Visible(s.XID) {
 					t.Fatalf("transaction %d is in the wrong window", s.XID)
 				}
-				if int(s.Rows) != committed[s.XID] || len(s.ids) != committed[s.XID] {
+				if int(s.Rows) != committed[s.XID] || !slices.Equal(w.ids[s.at:s.at+s.n], written[s.XID]) {
 					t.Fatalf("transaction %d has %d rows, want %d", s.XID, s.Rows, committed[s.XID])
 				}
 			}
@@ -190,7 +191,7 @@ func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {
 					ids++
 					list = append(list, number(ids))
 				}
-				committed[xid] = n
+				committed[xid], written[xid] = n, list
 				lsn++
 				bring(j, lsn, xid, list...)
 				pending = append(pending, xid)

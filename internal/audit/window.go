@@ -18,6 +18,7 @@ type Window struct {
 	From, To cdc.Snapshot
 	LSN      cdc.LSN // commit of the transaction that carried the later marker
 	seen     []seen
+	ids      []uuid.UUID // that seen points into
 }
 
 // Result is what a comparison found.
@@ -134,7 +135,7 @@ func (t Table) Compare(ctx context.Context, db Beginner, w Window) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	compare(&res, each, w.seen)
+	w.compare(&res, each)
 	return res, nil
 }
 
@@ -206,42 +207,36 @@ func wrap(s string) (uint64, error) {
 }
 
 // compare finds the transactions that differ.
-func compare(res *Result, table []cdc.Tally, stream []seen) {
-	came := make(map[uint64]*seen, len(stream))
-	for i := range stream {
-		s := &stream[i]
-		if was := came[s.XID]; was != nil { // a transaction that carries another one's id
-			sum := *was
-			sum.Rows += s.Rows
-			sum.Sum += s.Sum
-			sum.ids = append(sum.ids[:len(sum.ids):len(sum.ids)], s.ids...)
-			came[s.XID] = &sum
-			continue
-		}
-		came[s.XID] = s
+func (w Window) compare(res *Result, table []cdc.Tally) {
+	came := make(map[uint64][]seen, len(w.seen)) // several when a transaction carries another one's id
+	for _, s := range w.seen {
+		came[s.XID] = append(came[s.XID], s)
 	}
 	for _, t := range table {
-		s := came[t.XID]
+		list := came[t.XID]
 		delete(came, t.XID)
-		if s == nil {
-			res.Missing = append(res.Missing, Gap{XID: t.XID, Rows: int(t.Rows)})
-			continue
-		}
-		if s.Rows == t.Rows && s.Sum == t.Sum {
-			continue
-		}
 		g := Gap{XID: t.XID, Rows: int(t.Rows), came: make(map[uuid.UUID]struct{})}
-		if len(s.ids) == int(s.Rows) {
-			for _, id := range s.ids {
-				g.came[id] = struct{}{}
+		var stream cdc.Tally
+		for _, s := range list {
+			stream.Rows += s.Rows
+			stream.Sum += s.Sum
+			if s.n == int(s.Rows) {
+				for _, id := range w.ids[s.at : s.at+s.n] {
+					g.came[id] = struct{}{}
+				}
 			}
 		}
+		if stream.Rows == t.Rows && stream.Sum == t.Sum {
+			continue
+		}
 		res.Missing = append(res.Missing, g)
-		if s.Rows > t.Rows {
-			res.Vanished += int(s.Rows - t.Rows)
+		if stream.Rows > t.Rows {
+			res.Vanished += int(stream.Rows - t.Rows)
 		}
 	}
-	for _, s := range came {
-		res.Vanished += int(s.Rows)
+	for _, list := range came {
+		for _, s := range list {
+			res.Vanished += int(s.Rows)
+		}
 	}
 }

@@ -59,7 +59,7 @@ func (l *leader) audit(ctx context.Context) error {
 	l.auditedAt.Store(time.Now().UnixNano())
 	last := time.Now()
 	for {
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := pause(ctx, min(l.d.cfg().CDC.MarkerInterval/4, 250*time.Millisecond)); err != nil {
 			return err
 		}
 		if l.backfilling.Load() || l.auditOff.Load() {

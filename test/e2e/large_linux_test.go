@@ -17,7 +17,7 @@ import (
 const rowsVariable = "RELAY_E2E_ROWS"
 
 func TestRelay_TakesALargeTransactionInBoundedMemory(t *testing.T) {
-	rows := 300_000
+	rows := 1_000_000
 	if text := os.Getenv(rowsVariable); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1000 {
