@@ -403,6 +403,7 @@ func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[dueKey]*time.Time)
 		} else if at := due[k]; at != nil {
 			p.dueKind(ep, k.replay, *at)
 		}
+		p.enring(ep) // a replay may have waited for rows of the stream that did not come
 	}
 	p.start()
 }

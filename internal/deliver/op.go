@@ -51,6 +51,7 @@ type op struct {
 	quarantine *QuarantineEntry
 	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
 	forget     forget
+	absent     bool          // of opRevive, and of opPark without settles: there was no row to write
 	accounted  []byte        // transactions that are settled with it, for relay.accounted
 	written    chan struct{} // closed once the op is committed; nil: nobody waits
 	replay     *ReplayStep   // of a row that a replay parked, and of opReplay and opReplayCancel

@@ -120,6 +120,7 @@ type Recorder struct {
 // Pool is the part of a connection pool that this package uses.
 type Pool interface {
 	querier
+	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
@@ -422,7 +423,7 @@ func (r *Recorder) try(ctx context.Context, b *pgx.Batch) error {
 	// sent on, and the next try may be on another one.
 	fresh := &pgx.Batch{}
 	for _, q := range b.QueuedQueries {
-		fresh.Queue(q.SQL, q.Arguments...)
+		fresh.Queue(q.SQL, q.Arguments...).Fn = q.Fn
 	}
 	return r.db.SendBatch(ctx, fresh).Close()
 }

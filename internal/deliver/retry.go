@@ -42,11 +42,14 @@ func (p *Dispatcher) Retry(ctx context.Context, db Pool, dir *Directory, id uuid
 	const q = `
 SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_id, d.aggregate_type, d.aggregate_id, d.created_at, coalesce(d.replay_id, 0)
   FROM relay.deliveries d JOIN relay.bodies b USING (commit_lsn, event_id)
- WHERE d.id = $1 AND d.status = 'DEAD'`
+ WHERE d.id = $1 AND d.status = 'DEAD' AND d.created_at >= $2 AND d.created_at < $3`
 	f := &Flight{}
 	var lsn string
-	err = db.QueryRow(ctx, q, id).Scan(&sub, &lsn, &f.Index, &f.EventID, &f.TenantID, &f.AggregateType, &f.AggregateID, &f.CommitTime,
-		&f.Replay)
+	from, to := (interval{from: id, to: id}).times()
+	err = reading(ctx, db, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, q, id, from, to).Scan(&sub, &lsn, &f.Index, &f.EventID, &f.TenantID, &f.AggregateType,
+			&f.AggregateID, &f.CommitTime, &f.Replay)
+	})
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("retry delivery %s: %w", id, err)
 	}
@@ -64,6 +67,10 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &ep.lanes
+	if s.removed { // a moment ago
+		p.Dismiss(request)
+		return nil
+	}
 	// It goes to the end of nothing: within its lane it stands where its commit
 	// puts it, in front of what came later and still waits.
 	lane := laneKey(f, ep, id)

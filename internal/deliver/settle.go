@@ -35,6 +35,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	l := d.lane
 	switch {
 	case s.removed, d.dropped:
+		s.breaker.inconclusive(now, d.probe) // another may try
 		p.leave(d)
 		if !d.durable { // else the Recorder cancels its row
 			st := StatusCancelled
@@ -257,6 +258,9 @@ func (p *Dispatcher) committed(batch []op) {
 				}
 			}
 		}
+		if o.absent && s.parked[o.lane] > 0 {
+			p.uncount(o.ep, o.lane)
+		}
 		due := o.next
 		if o.kind == opPromote || o.kind == opRevive {
 			due = time.Now()
@@ -271,6 +275,16 @@ func (p *Dispatcher) committed(batch []op) {
 	}
 	if look {
 		poke(p.load)
+	}
+}
+
+// uncount takes back a row that was counted and is not in the table. What came
+// behind it meanwhile must not wait for it.
+func (p *Dispatcher) uncount(ep *Endpoint, lane uint64) {
+	s := &ep.lanes
+	s.dropParked(lane)
+	if s.parked[lane] > 0 && s.lanes[lane] == nil {
+		p.submit(op{kind: opPromote, ep: ep, lane: lane})
 	}
 }
 
@@ -317,6 +331,14 @@ func (p *Dispatcher) parkLane(l *lane, now time.Time) {
 		return
 	}
 	s := &l.ep.lanes
+	if s.removed { // its rows are cancelled already; the stream must not wait for the attempt
+		p.release(head)
+		p.cancel(head, now)
+		head.durable = true
+		s.loaded++
+		p.loaded++
+		return
+	}
 	l.queue = l.queue[1:]
 	p.park(head, now.Add(p.opts.Timeout+time.Second))
 	s.loaded++

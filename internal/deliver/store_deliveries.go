@@ -217,23 +217,41 @@ func idOrNil(id uuid.UUID) *uuid.UUID {
 
 func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, error) {
 	from, to := i.times()
-	rows, err := r.DB.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
-		i.from, i.to, from, to, f.Limit)
-	if err != nil {
-		return nil, fmt.Errorf("read deliveries: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Record, error) {
-		var d Record
-		err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
-			&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-			&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay)
-		if d.Status == StatusDelivered {
-			d.DeliveredAt = d.EndedAt
+	var list []Record
+	err := reading(ctx, r.DB, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
+			i.from, i.to, from, to, f.Limit)
+		if err != nil {
+			return err
 		}
-		return d, err
+		list, err = pgx.CollectRows(rows, scanRecord)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read deliveries: %w", err)
 	}
 	return list, nil
+}
+
+// reading runs f in a transaction that sees each row of relay.deliveries once, also
+// while rows are moved from one partition to another: a query of its own may look up
+// the partitions before the move is committed and take its snapshot after.
+func reading(ctx context.Context, db Pool, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_current_snapshot()"); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func scanRecord(row pgx.CollectableRow) (Record, error) {
+	var d Record
+	err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
+		&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
+		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay)
+	if d.Status == StatusDelivered {
+		d.DeliveredAt = d.EndedAt
+	}
+	return d, err
 }

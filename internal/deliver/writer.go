@@ -1,11 +1,14 @@
 package deliver
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
@@ -79,7 +82,17 @@ func (w *writer) queue(ops []op) {
 		}
 	}
 	w.bodies(park, ended)
-	w.park(park)
+	late := park[:0:0]
+	first := park[:0]
+	for _, o := range park {
+		if o.settles || o.replay != nil {
+			first = append(first, o)
+		} else {
+			late = append(late, o)
+		}
+	}
+	w.park(first, false)
+	w.park(late, true)
 	w.update(update)
 	w.ended(ended)
 	w.remove(remove)
@@ -134,7 +147,9 @@ func (w *writer) bodies(park, ended []*op) {
 	}
 }
 
-func (w *writer) park(ops []*op) {
+// park queues new rows. Those that are late did not come through the stream, and may
+// be in the table already, from a request that was carried out twice.
+func (w *writer) park(ops []*op, late bool) {
 	if len(ops) == 0 || faultpoint.Planted(faultpoint.ForgetFailures) {
 		return
 	}
@@ -158,7 +173,27 @@ func (w *writer) park(ops []*op) {
 		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
 		created = append(created, o.d.flight.CommitTime)
 	}
-	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead, replay)
+	sql := sqlPark
+	if late {
+		sql += " RETURNING id"
+	}
+	q := w.batch.Queue(sql, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead, replay)
+	if !late {
+		return
+	}
+	q.Query(func(rows pgx.Rows) error {
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return err
+		}
+		for _, o := range ops {
+			at := slices.Index(ids, o.d.id)
+			if o.absent = at < 0; !o.absent {
+				ids = slices.Delete(ids, at, at+1)
+			}
+		}
+		return nil
+	})
 }
 
 func (w *writer) update(ops []*op) {
@@ -251,7 +286,12 @@ func (w *writer) others(ops []op) {
 		case opKick:
 			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
 		case opRevive:
-			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), timeOrNil(o.next)) //nolint:gosec // bits
+			from, to := (interval{from: o.id, to: o.id}).times()
+			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), timeOrNil(o.next), from, to). //nolint:gosec // bits
+														Exec(func(tag pgconn.CommandTag) error {
+					o.absent = tag.RowsAffected() == 0
+					return nil
+				})
 		case opDiscard:
 			w.freesBodies = true
 			w.batch.Queue(sqlDiscard, [16]byte(o.id))
