@@ -50,10 +50,10 @@ type leader struct {
 	auditOff     atomic.Bool   // the table cannot be audited
 	backfilling  atomic.Bool
 	began        time.Time
-	pressed      atomic.Bool  // the slot holds half of its WAL budget, or more
-	lastRequest  int64        // belongs to listen
-	lastPosition cdc.Position // belongs to watch
-	movedAt      atomic.Int64 // unix nanoseconds
+	pressed      atomic.Bool    // the slot holds half of its WAL budget, or more
+	requests     map[int64]bool // carried out and not deleted yet; belongs to listen
+	lastPosition cdc.Position   // belongs to watch
+	movedAt      atomic.Int64   // unix nanoseconds
 }
 
 // tracker lets the Recorder see the watermark and confirm through whatever
@@ -100,7 +100,8 @@ func (d *Daemon) lead(ctx context.Context) error {
 		conn.Close()
 		return err
 	}
-	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), log: d.log, began: time.Now()}
+	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), log: d.log, began: time.Now(),
+		requests: make(map[int64]bool)}
 	if err := l.setUp(ctx, stream, state); err != nil {
 		_ = stream.Close(0)
 		return err

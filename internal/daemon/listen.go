@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -90,7 +91,7 @@ type request struct {
 
 // carryOut does what the command line or the API asked for.
 func (l *leader) carryOut(ctx context.Context, conn *pgx.Conn) error {
-	rows, err := conn.Query(ctx, "SELECT id, kind, target FROM relay.requests WHERE id > $1 ORDER BY id", l.lastRequest)
+	rows, err := conn.Query(ctx, "SELECT id, kind, target FROM relay.requests ORDER BY id")
 	if err != nil {
 		return fmt.Errorf("read requests: %w", err)
 	}
@@ -102,11 +103,29 @@ func (l *leader) carryOut(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("read requests: %w", err)
 	}
+	// A request may be committed after one with a higher number. Those that were carried
+	// out stand here until the Recorder has deleted them.
+	there := make(map[int64]bool, len(todo))
+	under := make(map[[2]string]bool) // way
 	for _, r := range todo {
-		if err := l.carryOutOne(ctx, conn, r); err != nil {
-			return err
+		there[r.id] = true
+		if l.requests[r.id] {
+			under[[2]string{r.kind, r.target}] = true
 		}
-		l.lastRequest = r.id
+	}
+	maps.DeleteFunc(l.requests, func(id int64, _ bool) bool { return !there[id] })
+	for _, r := range todo {
+		if l.requests[r.id] {
+			continue
+		}
+		if same := [2]string{r.kind, r.target}; under[same] { // its effect is not in the tables yet
+			l.dispatcher.Dismiss(r.id)
+		} else if err := l.carryOutOne(ctx, conn, r); err != nil {
+			return err
+		} else {
+			under[same] = true
+		}
+		l.requests[r.id] = true
 	}
 	return nil
 }
