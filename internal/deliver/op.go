@@ -52,6 +52,8 @@ type op struct {
 	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
 	forget     forget
 	absent     bool          // of opRevive, and of opPark without settles: there was no row to write
+	more       bool          // of opCancel: not all rows went with it
+	size       int           // bytes that it holds until it is written
 	accounted  []byte        // transactions that are settled with it, for relay.accounted
 	written    chan struct{} // closed once the op is committed; nil: nobody waits
 	replay     *ReplayStep   // of a row that a replay parked, and of opReplay and opReplayCancel
@@ -65,6 +67,18 @@ func (o *op) touchesTable() bool {
 		return true
 	}
 	return o.deletes
+}
+
+// weight is how many bytes an op holds until it is written.
+func (o *op) weight() int {
+	n := len(o.history)
+	if o.d != nil {
+		n += len(o.d.flight.Body)
+	}
+	if o.quarantine != nil {
+		n += len(o.quarantine.Raw)
+	}
+	return n
 }
 
 // forget names rows of relay.requests and relay.quarantine to delete; 0: none.

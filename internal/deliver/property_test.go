@@ -6,6 +6,9 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // Random events for random endpoints that fail, hang and recover: without a
@@ -36,6 +39,20 @@ func TestDispatcher_LosesNothingThroughCrashes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// someParked are deliveries that wait in the table.
+func (w *world) someParked() []uuid.UUID {
+	w.t.Helper()
+	rows, err := w.pool.Query(context.Background(), "SELECT id FROM relay.parked WHERE next_attempt_at IS NOT NULL LIMIT 5")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return list
 }
 
 func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
@@ -93,7 +110,7 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
 		rows := w.commit(keys...)
 		sent = append(sent, rows...)
 		l.take(rows...)
-		switch rnd.IntN(12) {
+		switch rnd.IntN(16) {
 		case 0:
 			id := subs[rnd.IntN(len(subs))].id
 			l.setActive(id, false)
@@ -101,6 +118,21 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
 			for _, ep := range subs {
 				l.setActive(ep.id, true)
 			}
+		case 3: // somebody wants some that wait tried now
+			for _, id := range w.someParked() {
+				l.retry(id)
+			}
+		case 4: // an event comes out of the quarantine
+			if !crashes {
+				late := w.commit(fmt.Sprintf("late%d", rnd.IntN(3)))[0]
+				f := late.f
+				l.p.Release(&f, l.dir.Match(f.TenantID, f.Type), 0, 0)
+				sent = append(sent, late)
+			}
+		case 5: // a probe of an endpoint that is given up may be on the wire
+			id := subs[rnd.IntN(len(subs))].id
+			w.exec("UPDATE relay.subscriptions SET url = url || '/x', updated_at = clock_timestamp() WHERE id = $1", id)
+			l.refresh(id)
 		case 2:
 			if crashes {
 				l.kill()
@@ -109,6 +141,7 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
 			}
 		}
 	}
+	sent = append(sent, l.send("last")...)
 	for _, ep := range subs {
 		l.setActive(ep.id, true)
 	}

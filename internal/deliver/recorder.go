@@ -71,6 +71,18 @@ type RecorderOptions struct {
 const (
 	maxBatch = 2000
 	highMark = 20000
+	// The same in bytes, mostly of bodies.
+	maxBatchBytes = 16 << 20
+	highMarkBytes = 128 << 20
+)
+
+// sweepRows is how many bodies one batch looks at, and cancelRows how many rows of a
+// subscription that is gone it takes: more would hold up everybody's outcomes.
+const (
+	sweepRows  = 2000
+	sweepGap   = 100 * time.Millisecond
+	sweepEvery = time.Minute
+	cancelRows = 2000
 )
 
 // Transactions whose events nobody wants make no outcomes, and still have to be on
@@ -97,6 +109,7 @@ type Recorder struct {
 
 	mu    sync.Mutex
 	ops   []op
+	bytes int64         // of ops
 	first time.Time     // when the oldest op came
 	room  chan struct{} // closed and replaced when ops fall below the mark
 	busy  bool          // a batch is being written
@@ -113,8 +126,9 @@ type Recorder struct {
 	writtenAt time.Time
 	untrimmed bool
 	trimmedAt time.Time
-	sweepDue  bool
-	sweptAt   time.Time
+	sweepDue  bool      // bodies may have become free since the last sweep began
+	sweptAt   time.Time // when it ended
+	sweep     sweep
 }
 
 // Pool is the part of a connection pool that this package uses.
@@ -135,13 +149,20 @@ func NewRecorder(opts RecorderOptions, db Pool, pr Progress, m *Metrics, log *sl
 
 func (r *Recorder) add(o op) {
 	r.mu.Lock()
-	r.ops = append(r.ops, o)
 	n := len(r.ops)
+	if o.size = o.weight(); n > 0 && o.d != nil && r.ops[n-1].d != nil && r.ops[n-1].d.flight == o.d.flight {
+		o.size = len(o.history) // they share the body
+	}
+	r.ops = append(r.ops, o)
+	n++
+	full := r.bytes < maxBatchBytes
+	r.bytes += int64(o.size)
+	full = full && r.bytes >= maxBatchBytes
 	if n == 1 {
 		r.first = time.Now()
 	}
 	r.mu.Unlock()
-	if n == 1 || n == r.opts.Batch {
+	if n == 1 || n == r.opts.Batch || full {
 		poke(r.wake)
 	}
 }
@@ -151,7 +172,7 @@ func (r *Recorder) add(o op) {
 func (r *Recorder) wait(ctx context.Context) error {
 	for {
 		r.mu.Lock()
-		if len(r.ops) < highMark {
+		if r.hasRoom() {
 			r.mu.Unlock()
 			return nil
 		}
@@ -164,6 +185,9 @@ func (r *Recorder) wait(ctx context.Context) error {
 		}
 	}
 }
+
+// hasRoom tells whether more may wait to be written. mu is held.
+func (r *Recorder) hasRoom() bool { return len(r.ops) < highMark && r.bytes < highMarkBytes }
 
 // Nudge tells the Recorder that the position may have moved without an outcome.
 func (r *Recorder) Nudge() { poke(r.wake) }
@@ -217,10 +241,15 @@ func (r *Recorder) take(all bool) ([]op, time.Duration) {
 	if n == 0 {
 		return nil, time.Second
 	}
-	if age := time.Since(r.first); !all && n < r.opts.Batch && age < r.opts.Interval {
+	if age := time.Since(r.first); !all && n < r.opts.Batch && r.bytes < maxBatchBytes && age < r.opts.Interval {
 		return nil, r.opts.Interval - age
 	}
-	n = min(n, maxBatch)
+	most := min(n, maxBatch)
+	size := int64(0)
+	for n = 0; n < most && (n == 0 || size+int64(r.ops[n].size) <= maxBatchBytes); n++ {
+		size += int64(r.ops[n].size)
+	}
+	r.bytes -= size
 	batch := r.ops[:n:n]
 	r.busy = true
 	if n == len(r.ops) {
@@ -228,7 +257,7 @@ func (r *Recorder) take(all bool) ([]op, time.Duration) {
 	} else {
 		r.ops = r.ops[n:]
 	}
-	if len(r.ops) < highMark {
+	if r.hasRoom() {
 		close(r.room)
 		r.room = make(chan struct{})
 	}
@@ -245,7 +274,7 @@ func (r *Recorder) settle(ctx context.Context, last bool) error {
 	pos, unrecorded := r.progress.Position(), r.progress.Unrecorded()
 	since := time.Since(r.writtenAt)
 	due := since >= r.opts.ProgressInterval || unrecorded > 0 && since >= accountEvery || unrecorded >= accountMost
-	if (pos != r.written || unrecorded > 0) && (due || last) {
+	if (pos != r.written || unrecorded > 0) && (due || last) || !last && r.sweeps(time.Now()) {
 		a := advance{}
 		a.pos, a.accounted = r.progress.Finished()
 		if err := r.commit(ctx, &pgx.Batch{}, a); err != nil {
@@ -255,13 +284,6 @@ func (r *Recorder) settle(ctx context.Context, last bool) error {
 	}
 	if unrecorded == 0 {
 		r.progress.Recorded(pos)
-	}
-	if r.sweepDue && time.Since(r.sweptAt) > time.Minute {
-		r.sweptAt, r.sweepDue = time.Now(), false
-		if _, err := r.db.Exec(ctx, sqlSweepBodies); err != nil {
-			r.sweepDue = true
-			r.opts.OnError(fmt.Errorf("sweep bodies: %w", err))
-		}
 	}
 	return nil
 }
@@ -372,6 +394,10 @@ type advance struct {
 // Source: https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-EXT-QUERY
 func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	trim := r.untrimmed && !r.keeps() && time.Since(r.trimmedAt) > 5*time.Second
+	sweeping := r.sweeps(time.Now())
+	if sweeping {
+		r.sweepSome(b)
+	}
 	r.number++
 	epoch := r.opts.Epoch
 	if faultpoint.Enabled {
@@ -409,6 +435,9 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	r.last = r.number
 	r.mu.Unlock()
 	r.written, r.writtenAt = a.pos, now
+	if sweeping {
+		r.swept(now)
+	}
 	if trim {
 		r.untrimmed, r.trimmedAt = false, now
 	}

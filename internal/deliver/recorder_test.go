@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/google/uuid"
 )
 
@@ -249,14 +251,14 @@ func TestRecorder_StoresABodyOnceAndSweepsIt(t *testing.T) {
 	if n := w.count("SELECT count(*) FROM relay.bodies"); n != 2 {
 		t.Errorf("%d bodies for two events", n)
 	}
-	w.exec(query("sweep_bodies"))
+	w.exec(query("sweep_bodies"), "0/0", uuid.Nil, 100)
 	for i := range 5 {
 		host := fmt.Sprintf("a%d.test", i)
 		eventually(t, "all arrive", func() bool { return len(w.sink.took(host)) == 2 })
 		w.inKeyOrder(host, sent...)
 	}
 	eventually(t, "the table is empty", func() bool { return w.parked() == 0 })
-	w.exec(query("sweep_bodies"))
+	w.exec(query("sweep_bodies"), "0/0", uuid.Nil, 100)
 	if n := w.count("SELECT count(*) FROM relay.bodies"); n != 0 {
 		t.Errorf("%d bodies that nobody needs are left", n)
 	}
@@ -269,12 +271,23 @@ func TestRecorder_SweepsByItself(t *testing.T) {
 	r := NewRecorder(ro, w.pool, &stream{t: t}, nil, nil)
 	w.exec(`INSERT INTO relay.bodies VALUES ('0/1', gen_random_uuid(), 't', 'e', 'a', 'i', now(), '', NULL),
 		('0/2', gen_random_uuid(), 't', 'e', 'a', 'i', now(), '', now() + interval '1 hour')`)
+	w.exec(`INSERT INTO relay.bodies SELECT '0/3'::pg_lsn + g, gen_random_uuid(), 't', 'e', 'a', 'i', now(), '', NULL
+		FROM generate_series(1, $1::int) AS g`, 2*sweepRows)
 	r.sweptAt = time.Now().Add(-2 * time.Minute)
 	if err := r.settle(context.Background(), false); err != nil {
 		t.Fatal(err)
 	}
-	if n := w.count("SELECT count(*) FROM relay.bodies"); n != 1 {
-		t.Errorf("%d bodies, want the one with time left", n)
+	if n := w.count("SELECT count(*) FROM relay.bodies"); n != sweepRows+3 {
+		t.Errorf("%d bodies are left after the first step", n)
+	}
+	for range 2 { // with batches, too: on a busy relay something always waits
+		r.sweep.at = time.Time{}
+		if err := r.commit(context.Background(), &pgx.Batch{}, advance{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.count("SELECT count(*) FROM relay.bodies"); n != 1 || r.sweep.on {
+		t.Errorf("%d bodies, want the one with time left; on: %v", n, r.sweep.on)
 	}
 }
 

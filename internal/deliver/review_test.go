@@ -97,3 +97,58 @@ func TestRetry_OfADeadOneThatIsGoneCountsNothing(t *testing.T) {
 	w.arrived("a.test", more...)
 	eventually(t, "nothing is parked", func() bool { return l.rec.Idle() && w.parked() == 0 && l.p.Parked() == 0 })
 }
+
+// Cancelling what waits for a subscription that is gone takes many batches when it
+// is much, so that nobody's outcomes wait for it; and a crash in between loses nothing.
+func TestRemoved_MuchIsCancelledLittleByLittle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sub := w.subscribe("a.test")
+	l := w.lead()
+	const n = 2*cancelRows + 7
+	w.exec(`INSERT INTO relay.bodies (commit_lsn, event_id, tenant_id, event_type, aggregate_type, aggregate_id, committed_at, body)
+SELECT '0/1'::pg_lsn + g, gen_random_uuid(), 'acme', 'x', 'order', g::text, now(), 'x' FROM generate_series(1, $1::int) AS g`, n)
+	w.exec(`INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, created_at)
+SELECT $1, commit_lsn, 0, event_id, gen_random_uuid(), hashtextextended(aggregate_id, 0), now() FROM relay.bodies`, sub)
+	before := l.rec.Written()
+	w.exec("DELETE FROM relay.subscriptions WHERE id = $1", sub)
+	l.refresh(sub)
+	eventually(t, "all are cancelled", func() bool { return w.parked() == 0 && l.rec.Idle() })
+	if got := w.ended(StatusCancelled); got != n {
+		t.Errorf("%d are cancelled, want %d", got, n)
+	}
+	if got := l.rec.Written() - before; got < 3 {
+		t.Errorf("it took %d batches", got)
+	}
+}
+
+// Deliveries that are as large as they may be fill the Recorder by their bytes long
+// before their number does.
+func TestRecorder_IsFullByBytesToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	l := w.lead()
+	l.kill()
+	r := NewRecorder(RecorderOptions{Batch: 100, Interval: time.Hour}, w.pool, l.stream, l.metrics, nil)
+	body := make([]byte, 10<<20)
+	for range 13 {
+		r.add(op{kind: opEnded, d: &Delivery{flight: &Flight{Body: body}}})
+	}
+	shared := &Flight{Body: body}
+	for range 5 { // one body
+		r.add(op{kind: opEnded, d: &Delivery{flight: shared}})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*ms)
+	defer cancel()
+	if r.wait(ctx) == nil {
+		t.Error("there is room for more")
+	}
+	for i := range 13 {
+		if batch, _ := r.take(false); len(batch) != 1 {
+			t.Fatalf("batch %d has %d of the largest", i, len(batch))
+		}
+	}
+	if batch, _ := r.take(true); len(batch) != 5 || r.bytes != 0 {
+		t.Errorf("a batch of %d that share a body, and %d bytes are left", len(batch), r.bytes)
+	}
+}

@@ -258,6 +258,9 @@ func (p *Dispatcher) committed(batch []op) {
 				}
 			}
 		}
+		if o.more && !p.stopping { // else the next leader goes on
+			p.submit(op{kind: opCancel, ep: o.ep})
+		}
 		if o.absent && s.parked[o.lane] > 0 {
 			p.uncount(o.ep, o.lane)
 		}

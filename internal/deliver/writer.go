@@ -318,7 +318,16 @@ func (w *writer) cancel(ops []*op) {
 		ids = append(ids, o.ep.id)
 	}
 	w.freesBodies = true
-	w.batch.Queue(sqlCancel, ids)
+	w.batch.Queue(sqlCancel, ids, cancelRows).QueryRow(func(row pgx.Row) error {
+		var n int
+		if err := row.Scan(&n); err != nil {
+			return err
+		}
+		for _, o := range ops {
+			o.more = n >= cancelRows
+		}
+		return nil
+	})
 	w.batch.Queue(sqlHealthy, ids)
 }
 

@@ -1,6 +1,8 @@
+-- At most so many at a time. How many it were tells whether there are more.
 WITH gone AS (
-    DELETE FROM relay.parked WHERE subscription_id = ANY ($1::uuid[]) RETURNING *
-)
+    DELETE FROM relay.parked
+     WHERE ctid = ANY (ARRAY(SELECT ctid FROM relay.parked WHERE subscription_id = ANY ($1::uuid[]) LIMIT $2)) RETURNING *
+), told AS (
 INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type,
                               aggregate_id, commit_lsn, row_index, status, attempts, last_error, last_status,
                               ended_at, history, replay_id)
@@ -8,3 +10,5 @@ SELECT g.id, g.created_at, b.tenant_id, g.subscription_id, g.event_id, b.event_t
        b.aggregate_id, g.commit_lsn, g.row_index, 'CANCELLED', g.attempts, 'subscription removed', g.last_status,
        now(), g.history, g.replay_id
   FROM gone g JOIN relay.bodies b USING (commit_lsn, event_id)
+)
+SELECT count(*)::integer FROM gone
