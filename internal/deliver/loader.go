@@ -144,6 +144,9 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 				wait = retry.NextBackOff()
 			} else {
 				retry.Reset()
+				if p.manyWait() {
+					wait = restGap
+				}
 			}
 			select {
 			case <-ctx.Done():

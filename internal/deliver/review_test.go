@@ -2,6 +2,8 @@ package deliver
 
 import (
 	"context"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -150,5 +152,35 @@ func TestRecorder_IsFullByBytesToo(t *testing.T) {
 	}
 	if batch, _ := r.take(true); len(batch) != 5 || r.bytes != 0 {
 		t.Errorf("a batch of %d that share a body, and %d bytes are left", len(batch), r.bytes)
+	}
+}
+
+// What waits behind the first row of a lane is not read to load it or to give it its
+// turn, however much it is.
+func TestLane_ALongOneIsNotReadThrough(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sub := w.subscribe("a.test")
+	const n = 20_000
+	w.exec(`INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, created_at, next_attempt_at)
+SELECT $1, '0/1'::pg_lsn + g, 0, gen_random_uuid(), gen_random_uuid(), 7, now(), CASE WHEN g = 1 THEN now() END
+  FROM generate_series(1, $2::int) AS g`, sub, n)
+	w.exec("ANALYZE relay.parked")
+	for name, explain := range map[string]func() string{
+		"load": func() string {
+			return w.text("EXPLAIN (ANALYZE, FORMAT JSON) "+sqlLoad, [][16]byte{sub}, []int32{16}, time.Now(), [][16]byte{}, []int64{}, []int32{16}, []bool{false})
+		},
+		"promote": func() string {
+			w.exec("UPDATE relay.parked SET next_attempt_at = NULL")
+			return w.text("EXPLAIN (ANALYZE, FORMAT JSON) "+sqlPromote, [][16]byte{sub}, []int64{7}, time.Now())
+		},
+	} {
+		plan := explain()
+		for _, m := range regexp.MustCompile(`"Actual Rows": ([0-9]+)`).FindAllStringSubmatch(plan, -1) {
+			if rows, _ := strconv.Atoi(m[1]); rows > n/2 {
+				t.Errorf("%s reads %d rows of one lane: %s", name, rows, plan)
+				break
+			}
+		}
 	}
 }

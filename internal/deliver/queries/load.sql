@@ -17,12 +17,10 @@ SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attemp
                                            AND (e.commit_lsn, e.row_index) < (h.commit_lsn, h.row_index)
                                            AND (e.next_attempt_at IS NOT NULL OR e.dead_at IS NOT NULL))
                       ORDER BY h.next_attempt_at LIMIT s.lim) AS h
- CROSS JOIN LATERAL (SELECT * FROM relay.parked p
-                      WHERE p.subscription_id = s.id AND p.lane = h.lane
-                        AND NOT EXISTS (SELECT FROM relay.parked x
-                                         WHERE x.subscription_id = p.subscription_id AND x.lane = p.lane
-                                           AND (x.commit_lsn, x.row_index) <= (p.commit_lsn, p.row_index)
-                                           AND x.dead_at IS NOT NULL)
-                      ORDER BY p.commit_lsn, p.row_index LIMIT s.depth) AS q
+ CROSS JOIN LATERAL (SELECT p.*, bool_or(p.dead_at IS NOT NULL) OVER (ORDER BY p.commit_lsn, p.row_index) AS held
+                       FROM (SELECT * FROM relay.parked r
+                              WHERE r.subscription_id = s.id AND r.lane = h.lane
+                              ORDER BY r.commit_lsn, r.row_index LIMIT s.depth) AS p) AS q
   LEFT JOIN relay.bodies b ON b.commit_lsn = q.commit_lsn AND b.event_id = q.event_id
+ WHERE NOT q.held
  ORDER BY s.id, q.lane, q.commit_lsn, q.row_index
