@@ -31,6 +31,7 @@ type Journal struct {
 	baseline cdc.Snapshot
 	open     []seen      // of the transaction that is coming in
 	done     []seen      // of those that have, in stream order
+	tallies  []cdc.Tally // that Commit has returned last
 	ids      []uuid.UUID // of open and done, one after another
 	rows     int         // since the last marker came
 	overflow bool        // it has forgotten what came since the baseline
@@ -120,24 +121,24 @@ func (j *Journal) Row(row cdc.Row) {
 }
 
 // Commit ends the open transaction, whose commit begins at lsn, and returns what it
-// showed.
+// showed, until the next call.
 func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.open) == 0 {
 		return nil
 	}
-	tallies := make([]cdc.Tally, len(j.open))
+	j.tallies = j.tallies[:0]
 	for i := range j.open {
 		j.open[i].Commit = lsn
-		tallies[i] = j.open[i].Tally
+		j.tallies = append(j.tallies, j.open[i].Tally)
 	}
 	j.done = append(j.done, j.open...)
-	j.open = nil
+	j.open = j.open[:0]
 	if len(j.done) > maxTransactions {
 		j.done, j.ids, j.upTo, j.baseline, j.overflow = nil, nil, 0, cdc.Snapshot{}, true
 	}
-	return tallies
+	return j.tallies
 }
 
 // Expect names the marker that is to come, and returns a channel that is closed

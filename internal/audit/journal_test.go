@@ -32,7 +32,7 @@ func bring(j *Journal, lsn cdc.LSN, xid uint64, ids ...uuid.UUID) []cdc.Tally {
 	for _, id := range ids {
 		j.Row(row(id, xid))
 	}
-	return j.Commit(lsn)
+	return slices.Clone(j.Commit(lsn))
 }
 
 func xids(w Window) (list []uint64) {

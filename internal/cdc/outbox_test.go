@@ -341,7 +341,7 @@ func passThrough(w *Watermark, it Item) error {
 		w.Done(ticket)
 		return err
 	case ItemCommit:
-		return w.Commit(it.EndLSN)
+		return w.Commit(it.EndLSN, nil)
 	case ItemKeepalive:
 		w.Keepalive(it.EndLSN)
 	}

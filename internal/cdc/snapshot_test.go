@@ -90,7 +90,7 @@ func TestWatermark_GivesTheTalliesOfFinishedTransactionsOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		tickets = append(tickets, ticket)
-		if err := w.Commit(commit+5, Tally{Commit: commit, XID: uint64(i), Rows: 1}); err != nil { //nolint:gosec // small
+		if err := w.Commit(commit+5, []Tally{{Commit: commit, XID: uint64(i), Rows: 1}}); err != nil { //nolint:gosec // small
 			t.Fatal(err)
 		}
 	}

@@ -41,7 +41,8 @@ type txState struct {
 	prefix    int      // first rows that are recorded without a hole
 	done      []uint64 // bit set: row recorded
 	backfill  bool
-	tallies   []Tally
+	tally     Tally   // the first; zero for none
+	more      []Tally // the others: few transactions have any
 }
 
 func (t *txState) finished() bool { return t.committed && t.prefix == t.rows }
@@ -123,8 +124,8 @@ func (w *Watermark) Row() (Ticket, error) {
 }
 
 // Commit closes the open transaction, which ends at end. Finished returns the
-// tallies once the transaction is wholly recorded.
-func (w *Watermark) Commit(end LSN, tallies ...Tally) error {
+// tallies, of which copies are kept, once the transaction is wholly recorded.
+func (w *Watermark) Commit(end LSN, tallies []Tally) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.open == nil {
@@ -133,7 +134,11 @@ func (w *Watermark) Commit(end LSN, tallies ...Tally) error {
 	if end < w.open.commit || end < w.arrived {
 		return fmt.Errorf("commit %s lies before position %s", end, max(w.arrived, w.open.commit))
 	}
-	w.open.end, w.open.committed, w.open.tallies = end, true, tallies
+	w.open.end, w.open.committed = end, true
+	if len(tallies) > 0 {
+		w.open.tally = tallies[0]
+		w.open.more = append(w.open.more, tallies[1:]...)
+	}
 	w.open = nil
 	w.arrived = end
 	w.advance()
@@ -176,7 +181,9 @@ func (w *Watermark) advance() {
 	n := 0
 	for n < len(w.queue) && w.queue[n].finished() {
 		w.end = w.queue[n].end
-		w.tallies = append(w.tallies, w.queue[n].tallies...)
+		if t := w.queue[n]; t.tally.Rows > 0 {
+			w.tallies = append(append(w.tallies, t.tally), t.more...)
+		}
 		w.queue[n] = nil
 		n++
 	}

@@ -106,13 +106,13 @@ func TestWatermark_AgreesWithTheNaiveModel(t *testing.T) {
 			"commit": func(t *rapid.T) {
 				x := m.open()
 				if x == nil {
-					if w.Commit(m.arrived) == nil {
+					if w.Commit(m.arrived, nil) == nil {
 						t.Fatal("a commit outside a transaction")
 					}
 					return
 				}
 				x.end = x.commit + LSN(gap.Draw(t, "length"))
-				if err := w.Commit(x.end); err != nil {
+				if err := w.Commit(x.end, nil); err != nil {
 					t.Fatal(err)
 				}
 				x.committed, m.arrived, putIn[x.end] = true, x.end, true

@@ -28,7 +28,7 @@ func begin(t testing.TB, w *Watermark, commit LSN) {
 
 func commit(t testing.TB, w *Watermark, end LSN) {
 	t.Helper()
-	if err := w.Commit(end); err != nil {
+	if err := w.Commit(end, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -206,10 +206,10 @@ func TestWatermark_RefusesWhatIsNoStream(t *testing.T) {
 		},
 		"transaction before the start":          func(w *Watermark) error { return w.Begin(9) },
 		"transaction behind a keepalive":        func(w *Watermark) error { w.Keepalive(50); return w.Begin(49) },
-		"commit without a transaction":          func(w *Watermark) error { return w.Commit(100) },
-		"end before its own commit":             func(w *Watermark) error { _ = w.Begin(100); return w.Commit(99) },
+		"commit without a transaction":          func(w *Watermark) error { return w.Commit(100, nil) },
+		"end before its own commit":             func(w *Watermark) error { _ = w.Begin(100); return w.Commit(99, nil) },
 		"row without a transaction":             func(w *Watermark) error { _, err := w.Row(); return err },
-		"row after the commit of a transaction": func(w *Watermark) error { _ = w.Begin(20); _ = w.Commit(30); _, err := w.Row(); return err },
+		"row after the commit of a transaction": func(w *Watermark) error { _ = w.Begin(20); _ = w.Commit(30, nil); _, err := w.Row(); return err },
 	}
 	for name, do := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -288,7 +288,7 @@ func BenchmarkWatermark(b *testing.B) {
 			}
 			slot[j] = ticket
 		}
-		if err := w.Commit(lsn); err != nil {
+		if err := w.Commit(lsn, nil); err != nil {
 			b.Fatal(err)
 		}
 		w.Position()

@@ -111,7 +111,7 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 		return began, n, err
 	}
 	if began {
-		if err := l.watermark.Commit(start); err != nil {
+		if err := l.watermark.Commit(start, nil); err != nil {
 			return began, n, err
 		}
 	}

@@ -120,7 +120,7 @@ func (in *intake) take(ctx context.Context, it *cdc.Item) error {
 		if in.passed {
 			return nil
 		}
-		if err := in.watermark.Commit(it.EndLSN, in.journal.Commit(it.CommitLSN)...); err != nil {
+		if err := in.watermark.Commit(it.EndLSN, in.journal.Commit(it.CommitLSN)); err != nil {
 			return err
 		}
 		in.recorder.Nudge()
