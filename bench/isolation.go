@@ -143,13 +143,15 @@ func (b *bench) settled(ctx context.Context, proc *process) error {
 // healthy measures the load of steady, of the tenants alone that never are in trouble. It returns milliseconds from
 // the return of COMMIT to the receipt, sorted, and the most WAL that lay between the slot and the end.
 func (b *bench) healthy(ctx context.Context, proc *process, hang bool) (latencies []float64, lag float64, err error) {
-	if _, _, err := b.load(ctx, b.cluster.URL("relay"), warmUp); err != nil {
-		return nil, 0, err
-	}
-	if err := pause(ctx, time.Second); err != nil {
-		return nil, 0, err
-	}
+	// What comes later than the warm-up would be taken for what is measured.
 	if _, err := b.receiver.take(ctx); err != nil {
+		return nil, 0, err
+	}
+	warm, _, err := b.load(ctx, b.cluster.URL("relay"), warmUp)
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := b.receiver.await(ctx, proc, len(expected(warm, hang))); err != nil {
 		return nil, 0, err
 	}
 	watching, end := context.WithCancel(ctx)
@@ -161,17 +163,8 @@ func (b *bench) healthy(ctx context.Context, proc *process, hang bool) (latencie
 	if err != nil {
 		return nil, 0, err
 	}
-	var healthy []written
-	for _, e := range events {
-		if e.number%20 >= 4 {
-			healthy = append(healthy, e)
-		}
-	}
-	expected := len(events)
-	if hang {
-		expected = len(healthy)
-	}
-	got, err := b.receiver.await(ctx, proc, expected)
+	healthy := expected(events, true)
+	got, err := b.receiver.await(ctx, proc, len(expected(events, hang)))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -184,6 +177,20 @@ func (b *bench) healthy(ctx context.Context, proc *process, hang bool) (latencie
 	}
 	slices.Sort(latencies)
 	return latencies, lag, nil
+}
+
+// expected are the events that arrive: all, or those of the tenants alone that never are in trouble.
+func expected(events []written, hang bool) []written {
+	if !hang {
+		return events
+	}
+	var list []written
+	for _, e := range events {
+		if e.number%20 >= 4 {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // highestLag looks at the slot until ctx ends, in MiB. What it cannot read counts as nothing.
