@@ -103,15 +103,12 @@ func (j *Journal) Row(row cdc.Row) {
 		j.blind = true
 		return
 	}
-	at := len(j.open) - 1
-	for at >= 0 && j.open[at].XID != xid {
-		at--
-	}
-	if at < 0 {
-		at = len(j.open)
+	// Rows of one transaction carry one id, unless they were restored: then there may be
+	// as many as rows, and an id may come twice.
+	if n := len(j.open); n == 0 || j.open[n-1].XID != xid {
 		j.open = append(j.open, seen{Tally: cdc.Tally{XID: xid}, at: len(j.ids)})
 	}
-	s := &j.open[at]
+	s := &j.open[len(j.open)-1]
 	s.Rows++
 	s.Sum += cdc.Fingerprint(id)
 	if len(j.ids) < maxIDs && s.at+s.n == len(j.ids) {
@@ -166,7 +163,7 @@ func (j *Journal) Marker(number string, lsn cdc.LSN) {
 func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, ids: j.ids}
+	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, Forgotten: j.overflow, ids: j.ids}
 	var rest []seen
 	for i, s := range j.done {
 		switch {

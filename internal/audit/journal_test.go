@@ -129,11 +129,43 @@ func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
 	bring(j, 1<<40, 8, number(2))
 	j.Expect("m")
 	j.Marker("m", 1<<41)
-	if w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9}); !w.From.IsZero() {
+	if w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9}); !w.From.IsZero() || !w.Forgotten {
 		t.Errorf("the window begins at %s, and what came first is forgotten", w.From)
 	}
 	if j.Overflowed() || j.Baseline().IsZero() {
 		t.Error("the next marker begins anew, and does not")
+	}
+}
+
+// A dump that is loaded has rows with ids of other transactions, as many as rows.
+func TestJournal_AddsUpTransactionsThatComeInTurns(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{}, nil)
+	const rows, ids = 30_000, 3
+	for i := range rows {
+		j.Row(row(number(i), uint64(5+i%ids))) //nolint:gosec // small
+	}
+	var n uint32
+	for _, tally := range j.Commit(100) {
+		n += tally.Rows
+	}
+	if n != rows {
+		t.Errorf("%d rows are counted, %d came", n, rows)
+	}
+	j.Expect("m")
+	j.Marker("m", 110)
+	w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9})
+	var table []cdc.Tally
+	for k := range ids {
+		want := cdc.Tally{XID: uint64(5 + k)} //nolint:gosec // small
+		for i := k; i < rows; i += ids {
+			want.Rows++
+			want.Sum += cdc.Fingerprint(number(i))
+		}
+		table = append(table, want)
+	}
+	var res Result
+	if w.compare(&res, table); len(res.Missing) != 0 || res.Vanished != 0 {
+		t.Errorf("%d gaps, %d rows gone; want all in order", len(res.Missing), res.Vanished)
 	}
 }
 

@@ -17,8 +17,11 @@ import (
 type Window struct {
 	From, To cdc.Snapshot
 	LSN      cdc.LSN // commit of the transaction that carried the later marker
-	seen     []seen
-	ids      []uuid.UUID // that seen points into
+	// Forgotten tells that the Journal had to forget what came, so that there is nothing
+	// to compare. From is zero then.
+	Forgotten bool
+	seen      []seen
+	ids       []uuid.UUID // that seen points into
 }
 
 // Result is what a comparison found.

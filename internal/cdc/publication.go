@@ -53,16 +53,26 @@ func (p Publication) Ensure(ctx context.Context, db Execer) (created bool, err e
 	return true, nil
 }
 
-// Repair makes an existing publication publish the outbox as it must. Rows that were
-// written before are not in the stream, and the caller has to look for them.
+// Repair makes an existing publication publish the outbox as it must, and leaves other
+// tables in it alone. Rows that were written before are not in the stream, and the caller
+// has to look for them.
 func (p Publication) Repair(ctx context.Context, db Execer) error {
-	name := pgx.Identifier{p.Name}.Sanitize()
-	var all bool
-	if err := db.QueryRow(ctx, "SELECT puballtables FROM pg_publication WHERE pubname = $1", p.Name).Scan(&all); err != nil {
+	name, table := pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()
+	var all, member, whole bool
+	const q = `SELECT p.puballtables, r.oid IS NOT NULL, r.prqual IS NULL AND r.prattrs IS NULL
+  FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass($2) WHERE p.pubname = $1`
+	if err := db.QueryRow(ctx, q, p.Name, table).Scan(&all, &member, &whole); err != nil {
 		return fmt.Errorf("repair publication %s: %w", p.Name, err)
 	}
-	if !all {
-		if _, err := db.Exec(ctx, "ALTER PUBLICATION "+name+" SET TABLE "+pgx.Identifier{p.Schema, p.Table}.Sanitize()); err != nil {
+	var steps []string
+	if !all && member && !whole { // with a filter of rows or columns
+		steps = append(steps, "ALTER PUBLICATION "+name+" DROP TABLE "+table)
+	}
+	if !all && (!member || !whole) {
+		steps = append(steps, "ALTER PUBLICATION "+name+" ADD TABLE "+table)
+	}
+	for _, sql := range steps {
+		if _, err := db.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("repair publication %s: %w", p.Name, err)
 		}
 	}

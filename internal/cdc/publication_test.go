@@ -75,6 +75,7 @@ func TestPublicationCheck_NamesFaultAndRepair(t *testing.T) {
 		"more tables":    {`ALTER PUBLICATION relay ADD TABLE other`, nil},
 		"table missing":  {`ALTER PUBLICATION relay SET TABLE other`, []string{"lacks public.events", setTable}},
 		"no table":       {`ALTER PUBLICATION relay DROP TABLE events`, []string{"lacks public.events", setTable}},
+		"columns":        {`ALTER PUBLICATION relay SET TABLE events (id), other`, []string{"rows or columns", setTable}},
 		"row filter":     {`ALTER PUBLICATION relay SET TABLE events WHERE (id > 5)`, []string{"filters its rows", setTable}},
 		"no inserts":     {`ALTER PUBLICATION relay SET (publish = 'update')`, []string{"inserts only", setOptions}},
 		"updates too":    {`ALTER PUBLICATION relay SET (publish = 'insert, update')`, []string{"inserts only", setOptions}},
@@ -108,6 +109,26 @@ func TestPublicationCheck_NamesFaultAndRepair(t *testing.T) {
 			if created, again := o.pub.Ensure(t.Context(), o.db); created || !errors.Is(again, ErrPublicationIncomplete) {
 				t.Errorf("Ensure: created %v, %v", created, again)
 			}
+			// Repair mends it, and leaves other people's tables in it.
+			others := `SELECT count(*) FROM pg_publication_rel WHERE prrelid = 'other'::regclass`
+			var before, after int
+			if err := o.db.QueryRow(t.Context(), others).Scan(&before); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.pub.Repair(t.Context(), o.db); err != nil {
+				t.Error(err)
+			}
+			if err := o.pub.Check(t.Context(), o.db); err != nil {
+				t.Errorf("after Repair: %v", err)
+			}
+			if err := o.db.QueryRow(t.Context(), others).Scan(&after); err != nil || after != before {
+				t.Errorf("%d other tables after Repair, %d before, %v", after, before, err)
+			}
+			o.exec(`DROP PUBLICATION relay`)
+			if _, err := o.pub.Ensure(t.Context(), o.db); err != nil {
+				t.Fatal(err)
+			}
+			o.exec(tc.spoil)
 			// The repair that the message gives is a repair.
 			_, repair, _ := strings.Cut(err.Error(), "repair: ")
 			o.exec(repair)

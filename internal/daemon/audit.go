@@ -100,15 +100,12 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	patience := time.NewTimer(markerPatience)
-	defer patience.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-came:
-	case <-patience.C:
-		l.log.Warn("a marker did not come through the stream; the next one will tell what is missing", "emitted_at", position)
-		return nil
+	emitted, err := parseLSN(position)
+	if err != nil {
+		return err
+	}
+	if there, err := l.awaitMarker(ctx, came, emitted); !there {
+		return err
 	}
 	window, leftOver := l.journal.Cut(snapshot)
 	l.log.Debug("marker came", "lsn", window.LSN.String(), "from", window.From.String(), "to", window.To.String(), "left_over", len(leftOver))
@@ -118,10 +115,14 @@ func (l *leader) auditOnce(ctx context.Context) error {
 		}
 	}
 	batch := l.recorder.Written()
-	if !window.From.IsZero() { // else no marker is known yet, and this is the first
-		if err := l.compare(ctx, window); err != nil {
-			return err
-		}
+	switch {
+	case window.Forgotten:
+		err = l.forgotten(ctx, window)
+	case !window.From.IsZero(): // else no marker is known yet, and this is the first
+		err = l.compare(ctx, window)
+	}
+	if err != nil {
+		return err
 	}
 	err = l.persist(ctx, func() error {
 		return progress.Mark(ctx, l.d.pool, l.state, batch, snapshot, window.LSN, leftOver)
@@ -136,6 +137,40 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	}
 	l.auditedAt.Store(time.Now().UnixNano())
 	return nil
+}
+
+// awaitMarker waits until a marker has come, however long the backlog before it is;
+// false when the stream has passed it over.
+func (l *leader) awaitMarker(ctx context.Context, came <-chan struct{}, emitted cdc.LSN) (bool, error) {
+	for {
+		patience := time.NewTimer(markerPatience)
+		select {
+		case <-ctx.Done():
+			patience.Stop()
+			return false, ctx.Err()
+		case <-came:
+			patience.Stop()
+			return true, nil
+		case <-patience.C:
+		}
+		if l.watermark.Arrived() > emitted {
+			l.log.Warn("a marker did not come through the stream; the next one will tell what is missing", "emitted_at", emitted.String())
+			return false, nil
+		}
+	}
+}
+
+// forgotten tells that rows came which are not compared with the table.
+func (l *leader) forgotten(ctx context.Context, w audit.Window) error {
+	const detail = "more came between two markers than is kept, and was not compared with the table; `relay audit` compares the table with the records"
+	l.log.Error(detail, "up_to", w.LSN.String())
+	return l.persist(ctx, func() error {
+		id, err := progress.NoteIncident(ctx, l.d.pool, l.state.Slot, "audit", detail)
+		if err != nil {
+			return err
+		}
+		return progress.EndIncident(ctx, l.d.pool, id, 0, 0)
+	})
 }
 
 // compare compares a window with the table, and delivers what is missing.
@@ -164,7 +199,7 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 	if len(res.Missing) == 0 {
 		return nil
 	}
-	found := late{gaps: make(map[uint64]audit.Gap, len(res.Missing)), tallies: make(map[uint64]*cdc.Tally)}
+	found := late{gaps: make(map[uint64]audit.Gap, len(res.Missing)), tallies: make(map[uint64]*cdc.Tally), parked: make(map[uuid.UUID]bool)}
 	for _, g := range res.Missing {
 		found.gaps[g.XID] = g
 	}
@@ -192,14 +227,15 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 type late struct {
 	gaps    map[uint64]audit.Gap
 	tallies map[uint64]*cdc.Tally
+	parked  map[uuid.UUID]bool // given to the dispatcher, by this try or an earlier one
 	rows    int
 	sent    int // of them, those that somebody wants
 	named   []string
 }
 
 // deliverLate parks rows of the table that did not come through the stream. They
-// stand in their lanes where the marker was that missed them. A second try goes on
-// behind the rows that the first has parked.
+// stand in their lanes where the marker was that missed them. A second try leaves out
+// what the first has parked.
 func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) error {
 	conn, err := l.d.direct(ctx)
 	if err != nil {
@@ -217,13 +253,9 @@ func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) e
 		xids = append(xids, strconv.FormatUint(xid, 10))
 	}
 	where := l.d.auditTable().Among()
-	passed := 0
 	err = l.d.tableRows(ctx, conn, where, []any{w.To.String(), w.From.String(), xids}, func(row cdc.Row) error {
 		id, xid, ok := reader.Read(row)
-		if !ok || found.gaps[xid].Came(id) {
-			return nil
-		}
-		if passed++; passed <= found.rows {
+		if !ok || found.gaps[xid].Came(id) || found.parked[id] {
 			return nil
 		}
 		wanted, err := in.admitLate(ctx, row, place{commit: uint64(w.LSN), index: firstBackfillIndex + found.rows})
@@ -256,6 +288,7 @@ func (f *late) add(at cdc.LSN, id uuid.UUID, xid uint64, wanted bool) {
 	}
 	t.Rows++
 	t.Sum += cdc.Fingerprint(id)
+	f.parked[id] = true
 	f.rows++
 	if wanted {
 		f.sent++

@@ -257,7 +257,7 @@ func classify(err error) cdc.State {
 		return cdc.StateStandby
 	case errors.Is(err, migrate.ErrOutdated), errors.Is(err, migrate.ErrNewer):
 		return cdc.StateMisconfigured
-	case errors.Is(err, errForeignSlot), errors.Is(err, errOtherSlot):
+	case errors.Is(err, errForeignSlot), errors.Is(err, errOtherSlot), errors.Is(err, errForeignIDs):
 		return cdc.StateMisconfigured
 	case errors.Is(err, errLetGo):
 		return cdc.StateShuttingDown

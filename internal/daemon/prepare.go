@@ -170,6 +170,9 @@ func (d *Daemon) lockStart(ctx context.Context, slot string) (unlock func(), err
 func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn) (cdc.NewSlot, string, error) {
 	cfg := d.cfg().CDC
 	var none cdc.NewSlot
+	if err := d.checkIDs(ctx); err != nil {
+		return none, "", err
+	}
 	created, err := d.publication().Ensure(ctx, d.pool)
 	if err != nil {
 		return none, "", err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -80,7 +81,7 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 	}
 	faultpoint.Hit(faultpoint.InRescueSnapshot)
 	if state.SystemID != conn.Identity().SystemID {
-		if state.Marker, err = d.markerHere(ctx, state.Marker); err != nil {
+		if state.Marker, err = d.markerHere(ctx, state.Slot, state.Marker); err != nil {
 			return state, err
 		}
 	}
@@ -103,14 +104,24 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 }
 
 // markerHere returns a marker of another server when it means something on this one,
-// else none. pg_upgrade carries transaction ids over; a dump does not, and then the
-// ids of the new cluster begin far below.
-func (d *Daemon) markerHere(ctx context.Context, marker string) (string, error) {
+// else none. pg_upgrade carries the row of progress over with the id of the
+// transaction that wrote it, which began after the marker's snapshot. A dump writes the
+// row anew: where this server has given out fewer ids than the marker knows of by
+// then, rows with ids of its own may lie below the marker, however far it counts since.
+func (d *Daemon) markerHere(ctx context.Context, slot, marker string) (string, error) {
 	if marker == "" {
 		return "", nil
 	}
 	var holds bool
-	err := d.pool.QueryRow(ctx, "SELECT pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($1::text::pg_snapshot)", marker).Scan(&holds)
+	err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+		// age() counts back from the id of this transaction; of a frozen row it says the most.
+		var current string
+		if err := tx.QueryRow(ctx, "SELECT pg_current_xact_id()::text").Scan(&current); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT $3::text::bigint - age(xmin) >= pg_snapshot_xmax($2::text::pg_snapshot)::text::bigint
+			FROM relay.progress WHERE slot = $1`, slot, marker, current).Scan(&holds)
+	})
 	if err != nil {
 		return "", fmt.Errorf("compare marker: %w", err)
 	}
@@ -118,6 +129,31 @@ func (d *Daemon) markerHere(ctx context.Context, marker string) (string, error) 
 		return "", nil
 	}
 	return marker, nil
+}
+
+// errForeignIDs is returned when rows carry transaction ids that are none of this
+// server's.
+var errForeignIDs = errors.New("rows of another cluster")
+
+// checkIDs refuses rows whose transaction ids this server has not given out: they were
+// restored from another cluster, and no snapshot shows them.
+func (d *Daemon) checkIDs(ctx context.Context) error {
+	t := d.auditTable()
+	xid := "(" + pgx.Identifier{t.Columns.XID}.Sanitize() + "::text)::bigint"
+	table := pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize()
+	var n int64
+	var next string
+	err := d.pool.QueryRow(ctx, "SELECT count(*), pg_snapshot_xmax(pg_current_snapshot())::text FROM "+table+
+		" WHERE "+xid+" >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&n, &next)
+	if err != nil {
+		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: %d rows of %s carry transaction ids that this server has not given out, so nobody can tell which of them "+
+			"are new; they were restored from another cluster: give them ids of this one, "+
+			"UPDATE %s SET xid = DEFAULT WHERE %s >= %s", errForeignIDs, n, t.Name, table, xid, next)
+	}
+	return nil
 }
 
 // rescueAsked tells whether an operator has asked for a rescue.
