@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -163,10 +164,16 @@ func TestRecorder_TriesABatchAgainWhenItsConnectionIsEnded(t *testing.T) {
 	w.subscribe("a.test")
 	l := w.lead()
 	w.sink.on("a.test", failFirst(1))
+	// Not one of the pool's, which may have been ended the time before.
+	conn, err := pgx.Connect(t.Context(), w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
 	var sent []*entry
 	for range 20 {
 		sent = append(sent, l.send("k1", "k2", "k3")...)
-		if _, err := w.pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		if _, err := conn.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
 			t.Fatal(err)
 		}
