@@ -55,7 +55,7 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 			p.mu.Unlock()
 			return nil
 		}
-		if p.windowN < p.opts.WindowEvents && p.windowB < p.opts.WindowBytes {
+		if p.hasRoom() {
 			p.enqueue(d)
 			p.mu.Unlock()
 			return nil
@@ -78,6 +78,19 @@ func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 		timer.Stop()
 		p.mu.Lock()
 	}
+}
+
+// busyWindow is how many deliveries are taken into memory while all that keeps
+// them from being tried is that the machine has its hands full: more would not be
+// delivered sooner, only held.
+const busyWindow = 2048
+
+// hasRoom tells whether the window takes another delivery.
+func (p *Dispatcher) hasRoom() bool {
+	if p.windowN >= p.opts.WindowEvents || p.windowB >= p.opts.WindowBytes {
+		return false
+	}
+	return p.windowN < busyWindow || len(p.ring) == 0 || !p.busy()
 }
 
 // mustPark tells whether a new delivery cannot be tried from memory.

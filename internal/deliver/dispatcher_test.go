@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -234,6 +235,54 @@ func TestDispatcher_ParksWhenTheWindowStaysFull(t *testing.T) {
 			eventually(t, "the table is empty", func() bool { return w.parked() == 0 })
 		})
 	}
+}
+
+func TestDispatcher_HoldsNoMoreThanKeepsTheMachineBusy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("a.test")
+	w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {
+		time.Sleep(200 * time.Microsecond)
+		return ok(ctx, r, try)
+	})
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.WindowEvents, o.FreshConcurrency, o.EndpointConcurrency, o.Concurrency = 10*busyWindow, 4, 1000, 1000
+	})
+	const sent = 2 * busyWindow
+	most := 0
+	for i := range sent {
+		l.send(strconv.Itoa(i))
+		most = max(most, l.p.Load().Window)
+	}
+	if most > busyWindow {
+		t.Errorf("%d deliveries were in memory, want at most %d", most, busyWindow)
+	}
+	if most < busyWindow/2 {
+		t.Errorf("only %d deliveries were in memory at once: the test shows nothing", most)
+	}
+	eventually(t, "all arrive", func() bool { return len(w.sink.took("a.test")) == sent })
+}
+
+// Deliveries that wait for their endpoint leave the machine idle: the window takes
+// all that comes for others.
+func TestDispatcher_WhatWaitsForItsEndpointKeepsNothingOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("slow.test")
+	w.subscribe("fast.test")
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.WindowEvents, o.FreshConcurrency, o.EndpointConcurrency, o.HandoverAfter = 10*busyWindow, 4, 4, time.Hour
+	})
+	release := make(chan struct{})
+	w.sink.on("slow.test", hold(release))
+	const sent = busyWindow + 500
+	for i := range sent {
+		l.send(strconv.Itoa(i))
+	}
+	eventually(t, "all arrive at the fast one", func() bool { return len(w.sink.took("fast.test")) == sent })
+	eventually(t, "the slow one's are in memory, and no others", func() bool { return l.p.Load().Window == sent })
+	close(release)
+	eventually(t, "all arrive at the slow one", func() bool { return len(w.sink.took("slow.test")) == sent })
 }
 
 func TestDispatcher_LetsThroughAsTheWindowEmpties(t *testing.T) {

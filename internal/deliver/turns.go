@@ -47,6 +47,12 @@ func (p *Dispatcher) works(ep *Endpoint) {
 	}
 }
 
+// busy tells whether as many attempts are under way as the machine can work on.
+func (p *Dispatcher) busy() bool {
+	limit := p.opts.FreshConcurrency
+	return limit > 0 && p.inflight-p.slow >= limit
+}
+
 // nextEndpoint takes the endpoint whose turn it is, nil when nothing may start. A
 // quarter of all attempts is for endpoints whose last attempt was taken: were all
 // the others to hang, these would not notice. What has hung for HandoverAfter makes
@@ -54,7 +60,7 @@ func (p *Dispatcher) works(ep *Endpoint) {
 func (p *Dispatcher) nextEndpoint() *Endpoint {
 	most := p.opts.Concurrency
 	busy := p.inflight - p.hanging
-	if limit := p.opts.FreshConcurrency; busy >= most || limit > 0 && p.inflight-p.slow >= limit {
+	if busy >= most || p.busy() {
 		return nil
 	}
 	from := &p.ring
@@ -134,6 +140,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 		}
 	})
 	p.start()
+	poke(p.room) // the machine may have its hands free
 }
 
 // olderThan calls f for each attempt that began before a time and is still on the
