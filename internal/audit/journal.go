@@ -12,6 +12,15 @@ import (
 // hashed, and a transaction of which some rows are missing is delivered whole.
 const maxIDs = 50_000
 
+// ManyRows is so many rows that the next marker should not wait for its time: the
+// ids of twice as many are kept.
+const ManyRows = maxIDs / 2
+
+// keepEach is how many transactions are kept one by one. A relay that was away for
+// an hour finds more than it can hold before the first marker; those that the marker
+// will show are only added up then, and are on record in relay.accounted.
+const keepEach = 20_000
+
 // maxTransactions bounds what a Journal keeps when no marker comes to an end, some
 // hundred bytes each. Beyond, it forgets and begins anew with the next marker.
 const maxTransactions = 500_000
@@ -38,6 +47,9 @@ type Journal struct {
 	blind    bool        // a row had no id or transaction id that can be read
 
 	expected string
+	coming   cdc.Snapshot  // of the expected marker; zero while it is not known
+	folded   cdc.Tally     // of transactions that coming shows, all together
+	foldAt   int           // so many in done make another look worth while
 	came     chan struct{} // closed when the expected marker has come
 	upTo     int           // what came before it in done
 	lsn      cdc.LSN
@@ -48,6 +60,7 @@ type Journal struct {
 func NewJournal(columns Columns, baseline cdc.Snapshot, recorded []cdc.Tally) *Journal {
 	j := &Journal{reader: NewRowReader(columns)}
 	j.Reset(baseline)
+	j.done = make([]seen, 0, len(recorded))
 	for _, t := range recorded {
 		if !baseline.Visible(t.XID) {
 			j.done = append(j.done, seen{Tally: t})
@@ -61,6 +74,7 @@ func (j *Journal) Reset(baseline cdc.Snapshot) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.baseline, j.open, j.done, j.ids, j.rows, j.expected = baseline, nil, nil, nil, 0, ""
+	j.coming, j.folded = cdc.Snapshot{}, cdc.Tally{}
 }
 
 // Baseline is the snapshot behind which the Journal begins.
@@ -132,8 +146,9 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	}
 	j.done = append(j.done, j.open...)
 	j.open = j.open[:0]
-	if len(j.done) > maxTransactions {
+	if j.fold(); len(j.done) > maxTransactions {
 		j.done, j.ids, j.upTo, j.baseline, j.overflow = nil, nil, 0, cdc.Snapshot{}, true
+		j.folded = cdc.Tally{}
 	}
 	return j.tallies
 }
@@ -143,8 +158,52 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 func (j *Journal) Expect(number string) <-chan struct{} {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.expected, j.came = number, make(chan struct{})
+	j.expected, j.came, j.coming = number, make(chan struct{}), cdc.Snapshot{}
 	return j.came
+}
+
+// Emitted tells the snapshot of the expected marker, before it comes or after.
+func (j *Journal) Emitted(snapshot cdc.Snapshot) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.coming, j.foldAt = snapshot, keepEach
+	j.fold()
+}
+
+// fold adds up the transactions that the expected marker will show, when there are
+// many. What a marker shows was committed before it, so it comes before it too.
+func (j *Journal) fold() {
+	if j.expected == "" || j.coming.IsZero() || len(j.done) <= j.foldAt {
+		return
+	}
+	var rest []seen
+	for _, s := range j.done {
+		switch {
+		case j.baseline.Visible(s.XID):
+		case j.coming.Visible(s.XID):
+			j.folded.Rows += s.Rows
+			j.folded.Sum += s.Sum
+		default:
+			rest = append(rest, s)
+		}
+	}
+	j.keep(rest)
+	j.foldAt = keepEach + 2*len(rest) // not for each of those that it does not show
+}
+
+// keep drops all transactions but rest and the open one. Their ids move together,
+// into a slice of their own.
+func (j *Journal) keep(rest []seen) {
+	var ids []uuid.UUID
+	for _, list := range [][]seen{rest, j.open} {
+		for i := range list {
+			s := &list[i]
+			at := len(ids)
+			ids = append(ids, j.ids[s.at:s.at+s.n]...)
+			s.at = at
+		}
+	}
+	j.done, j.ids = rest, ids
 }
 
 // Marker notes that a marker came, in a transaction that commits at lsn.
@@ -163,7 +222,7 @@ func (j *Journal) Marker(number string, lsn cdc.LSN) {
 func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, Forgotten: j.overflow, ids: j.ids}
+	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, Forgotten: j.overflow, ids: j.ids, folded: j.folded}
 	var rest []seen
 	for i, s := range j.done {
 		switch {
@@ -178,16 +237,7 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 			rest = append(rest, s)
 		}
 	}
-	// The window keeps the ids that there were; those of the rest move together.
-	var ids []uuid.UUID
-	for _, list := range [][]seen{rest, j.open} {
-		for i := range list {
-			s := &list[i]
-			at := len(ids)
-			ids = append(ids, w.ids[s.at:s.at+s.n]...)
-			s.at = at
-		}
-	}
-	j.done, j.ids, j.baseline, j.upTo, j.overflow = rest, ids, snapshot, 0, false
+	j.keep(rest) // the window has the ids that there were
+	j.baseline, j.upTo, j.overflow, j.folded = snapshot, 0, false, cdc.Tally{}
 	return w, leftOver
 }

@@ -137,6 +137,34 @@ func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
 	}
 }
 
+// What a backlog of any length leaves in memory is bounded once its marker is sent,
+// also when that marker never comes.
+func TestJournal_AddsUpABacklogThatTheMarkerWillShow(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
+	const n = maxTransactions + 1000
+	bring(j, 90, n+50, number(n)) // does not show, and goes before
+	j.Expect("lost")
+	j.Emitted(cdc.Snapshot{Xmin: n + 6, Xmax: n + 6})
+	most := 0
+	for i := range n {
+		bring(j, cdc.LSN(100+i), uint64(6+i), number(i)) //nolint:gosec // small
+		most = max(most, len(j.done))
+	}
+	if most > keepEach+10 || j.Overflowed() {
+		t.Fatalf("%d transactions were kept one by one, overflow %t", most, j.Overflowed())
+	}
+	j.Expect("m")
+	j.Marker("m", 1<<40)
+	j.Emitted(cdc.Snapshot{Xmin: n + 60, Xmax: n + 60}) // it came before the answer did
+	w, left := j.Cut(cdc.Snapshot{Xmin: n + 60, Xmax: n + 60})
+	if got := int(w.folded.Rows) + len(w.seen); got != n+1 || len(left) != 0 || w.Forgotten {
+		t.Errorf("the window has %d rows, want %d; left over %v", got, n+1, left)
+	}
+	if j.folded.Rows != 0 {
+		t.Error("what was added up counts again with the next marker")
+	}
+}
+
 // A dump that is loaded has rows with ids of other transactions, as many as rows.
 func TestJournal_AddsUpTransactionsThatComeInTurns(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{}, nil)

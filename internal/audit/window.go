@@ -21,6 +21,7 @@ type Window struct {
 	// to compare. From is zero then.
 	Forgotten bool
 	seen      []seen
+	folded    cdc.Tally   // of transactions that are not among seen, all together
 	ids       []uuid.UUID // that seen points into
 }
 
@@ -109,9 +110,11 @@ func (t Table) sums(byTransaction bool) string {
           FROM ` + pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() + ` WHERE ` + t.Between() + `) AS w` + group
 }
 
-// Compare compares what the stream has shown with the table.
-func (t Table) Compare(ctx context.Context, db Beginner, w Window) (Result, error) {
-	var total cdc.Tally
+// Compare compares what the stream has shown with the table. recorded reads what of
+// it is on record, transaction by transaction; it is called when the two differ and
+// the Journal has added some up.
+func (t Table) Compare(ctx context.Context, db Beginner, w Window, recorded func(context.Context) ([]cdc.Tally, error)) (Result, error) {
+	total := w.folded
 	for _, s := range w.seen {
 		total.Rows += s.Rows
 		total.Sum += s.Sum
@@ -138,8 +141,30 @@ func (t Table) Compare(ctx context.Context, db Beginner, w Window) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
+	if w.folded.Rows > 0 {
+		list, err := recorded(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		w.unfold(list)
+	}
 	w.compare(&res, each)
 	return res, nil
+}
+
+// unfold takes the transactions that were added up from what is on record. Which of
+// their rows came is not known any more.
+func (w *Window) unfold(recorded []cdc.Tally) {
+	known := make(map[uint64]bool, len(w.seen))
+	for _, s := range w.seen {
+		known[s.XID] = true
+	}
+	for _, t := range recorded {
+		if !known[t.XID] && w.To.Visible(t.XID) && !w.From.Visible(t.XID) {
+			w.seen = append(w.seen, seen{Tally: t})
+		}
+	}
+	w.folded = cdc.Tally{}
 }
 
 func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window) ([]cdc.Tally, error) {

@@ -27,6 +27,8 @@ type fixture struct {
 	conn *pgx.Conn
 	j    *Journal
 	lsn  cdc.LSN
+
+	recorded []cdc.Tally // what a leader would have put on record
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -81,17 +83,23 @@ func (f *fixture) write(n, hidden int) (xid uint64, ids []uuid.UUID) {
 		f.t.Fatal(err)
 	}
 	f.lsn += 10
-	bring(f.j, f.lsn, uint64(x), ids[hidden:]...) //nolint:gosec // positive
-	return uint64(x), ids                         //nolint:gosec // positive
+	f.recorded = append(f.recorded, bring(f.j, f.lsn, uint64(x), ids[hidden:]...)...) //nolint:gosec // positive
+	return uint64(x), ids                                                             //nolint:gosec // positive
 }
 
 func (f *fixture) compare() Result {
 	f.t.Helper()
 	f.j.Expect("m")
+	return f.compareAt(f.snapshot())
+}
+
+// compareAt is compare with a marker that is expected already.
+func (f *fixture) compareAt(snapshot cdc.Snapshot) Result {
+	f.t.Helper()
 	f.lsn += 10
 	f.j.Marker("m", f.lsn)
-	w, _ := f.j.Cut(f.snapshot())
-	res, err := events.Compare(f.t.Context(), f.conn, w)
+	w, _ := f.j.Cut(snapshot)
+	res, err := events.Compare(f.t.Context(), f.conn, w, func(context.Context) ([]cdc.Tally, error) { return f.recorded, nil })
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -129,6 +137,66 @@ func TestCompare_NamesWhatDidNotCome(t *testing.T) {
 	}
 	if res := f.compare(); res.Rows != 0 || len(res.Missing) != 0 {
 		t.Errorf("%+v; want an empty window", res)
+	}
+}
+
+// A backlog comes in after its marker was sent: the transactions are added up, and
+// what is on record tells which of them is not whole.
+func TestCompare_NamesWhatDidNotComeOfABacklog(t *testing.T) {
+	t.Parallel()
+	for name, hidden := range map[string]int{"nothing is missing": 0, "one transaction is missing": 2, "a row of one is missing": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			const backlog = keepEach + 1000
+			if _, err := f.conn.Exec(t.Context(), "SET synchronous_commit = off"); err != nil {
+				t.Fatal(err)
+			}
+			_, err := f.conn.Exec(t.Context(), fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
+    INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) SELECT 'acme', 'a', 'b', 'c', '{}' FROM generate_series(1, 2);
+    COMMIT;
+END LOOP; END $$`, backlog))
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown := f.snapshot()
+			f.j.Expect("m")
+			f.j.Emitted(shown)
+			rows, err := f.conn.Query(t.Context(), "SELECT xid::text::bigint, array_agg(id) FROM outbox.events GROUP BY xid ORDER BY xid::text::bigint")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var odd, x uint64
+			var ids []uuid.UUID
+			n := 0
+			if _, err := pgx.ForEachRow(rows, []any{&x, &ids}, func() error {
+				if n++; n == 100 {
+					odd, ids = x, ids[hidden:]
+				}
+				f.lsn += 10
+				f.recorded = append(f.recorded, bring(f.j, f.lsn, x, ids...)...)
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if n != backlog || len(f.j.done) > keepEach {
+				t.Errorf("%d transactions of %d are kept one by one", len(f.j.done), n)
+			}
+			f.write(3, 0) // after the marker
+			res := f.compareAt(shown)
+			if res.Rows != 2*backlog || res.Vanished != 0 {
+				t.Errorf("%d rows, %d vanished; want %d and none", res.Rows, res.Vanished, 2*backlog)
+			}
+			switch {
+			case hidden == 0 && len(res.Missing) != 0:
+				t.Errorf("missing: %v", res.Missing)
+			case hidden > 0 && (len(res.Missing) != 1 || res.Missing[0].XID != odd || res.Missing[0].Rows != 2):
+				t.Errorf("missing: %v; want two rows of transaction %d", res.Missing, odd)
+			}
+			if res := f.compare(); res.Rows != 3 || len(res.Missing) != 0 {
+				t.Errorf("next: %+v; want the three rows that came after the marker", res)
+			}
+		})
 	}
 }
 

@@ -57,7 +57,7 @@ func (l *leader) setUpAudit(ctx context.Context) error {
 // stream, until ctx ends.
 func (l *leader) audit(ctx context.Context) error {
 	l.auditedAt.Store(time.Now().UnixNano())
-	last := time.Now()
+	var last time.Time // the first at once: it tells how much of a backlog need not be kept
 	for {
 		if err := pause(ctx, min(l.d.cfg().CDC.MarkerInterval/4, 250*time.Millisecond)); err != nil {
 			return err
@@ -73,7 +73,8 @@ func (l *leader) audit(ctx context.Context) error {
 		}
 		every := l.d.cfg().CDC.MarkerInterval
 		quiet := l.journal.Rows() == 0 && !l.journal.Baseline().IsZero()
-		if since := time.Since(last); since < every || quiet && since < idleMarkers*every {
+		since := time.Since(last)
+		if l.journal.Rows() < audit.ManyRows && (since < every || quiet && since < idleMarkers*every) {
 			continue
 		}
 		if err := l.auditOnce(ctx); err != nil {
@@ -100,6 +101,7 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.journal.Emitted(snapshot)
 	emitted, err := parseLSN(position)
 	if err != nil {
 		return err
@@ -180,7 +182,9 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 		if l.journal.Overflowed() {
 			return errGivenUp
 		}
-		res, err = l.d.auditTable().Compare(ctx, l.d.pool, w)
+		res, err = l.d.auditTable().Compare(ctx, l.d.pool, w, func(ctx context.Context) ([]cdc.Tally, error) {
+			return progress.Accounted(ctx, l.d.pool, l.state.Slot)
+		})
 		return err
 	})
 	if errors.Is(err, errGivenUp) {

@@ -7,9 +7,11 @@
 package progress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -121,27 +123,24 @@ func Mark(ctx context.Context, db cdc.Execer, s State, batch int64, snapshot cdc
 }
 
 // Accounted reads which transactions are recorded and not trimmed by a marker yet,
-// each once.
+// each once, by their commit.
 func Accounted(ctx context.Context, db Rows, slot string) ([]cdc.Tally, error) {
 	rows, err := db.Query(ctx, "SELECT entries FROM relay.accounted WHERE slot = $1", slot)
 	if err != nil {
 		return nil, fmt.Errorf("load accounted transactions: %w", err)
 	}
 	var list []cdc.Tally
-	known := make(map[cdc.Tally]bool)
 	var b []byte
 	if _, err := pgx.ForEachRow(rows, []any{&b}, func() error {
-		for _, t := range cdc.ParseTallies(b) {
-			if !known[t] {
-				known[t] = true
-				list = append(list, t)
-			}
-		}
+		list = append(list, cdc.ParseTallies(b)...)
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("load accounted transactions: %w", err)
 	}
-	return list, nil
+	slices.SortFunc(list, func(a, b cdc.Tally) int {
+		return cmp.Or(cmp.Compare(a.Commit, b.Commit), cmp.Compare(a.XID, b.XID), cmp.Compare(a.Rows, b.Rows), cmp.Compare(a.Sum, b.Sum))
+	})
+	return slices.Compact(list), nil
 }
 
 // Rows runs a query that returns rows. A pgx connection, pool or transaction does.
