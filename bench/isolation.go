@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,6 +93,9 @@ func (b *bench) isolation(ctx context.Context, _ []path) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 	var p50, p99 float64
 	for i, t := range troubles {
+		if i > 0 && !strings.Contains(t.name, b.trouble) {
+			continue
+		}
 		say("isolation: %s ...", t.name)
 		if err := t.make(ctx, b, dead); err != nil {
 			return err
@@ -99,8 +103,12 @@ func (b *bench) isolation(ctx context.Context, _ []path) (err error) {
 		if err := b.settled(ctx, proc); err != nil {
 			return err
 		}
-		latencies, lag, err := b.healthy(ctx, proc, t.hang)
+		recorded, err := proc.record(b.profile, fmt.Sprintf("isolation-%d", i))
 		if err != nil {
+			return err
+		}
+		latencies, lag, err := b.healthy(ctx, proc, t.hang)
+		if err := errors.Join(err, recorded()); err != nil {
 			return fmt.Errorf("%s: %w", t.name, err)
 		}
 		now, peak := proc.memory()

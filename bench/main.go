@@ -58,6 +58,7 @@ type options struct {
 	limit   time.Duration // upper bound of the whole run
 	output  string
 	file    string // what -o json writes
+	trouble string // part of the names of isolation's troubles that are run
 	profile string // folder for what perf records of the relay
 	verbose bool
 }
@@ -74,6 +75,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.limit, "limit", 15*time.Minute, "give up after this time")
 	f.StringVar(&o.output, "o", "text", "json writes the figures to a file too")
 	f.StringVar(&o.file, "file", filepath.Join("bin", "bench.json"), "the file that -o json writes")
+	f.StringVar(&o.trouble, "trouble", "", "of isolation, only the load without trouble and the troubles whose name has this in it")
 	f.StringVar(&o.profile, "profile", "", "record the relay with perf (Linux) into this folder")
 	f.BoolVar(&o.verbose, "v", false, "show what the relay logs")
 	if err := f.Parse(args); err != nil {

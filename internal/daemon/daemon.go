@@ -186,12 +186,17 @@ func mappingOptions(c *Settings) outbox.MappingOptions {
 // wait for their endpoints: measured, more make each event dearer.
 const freshPerCore = 32
 
+// failingPerCore is how many lanes a second and core are loaded to try endpoints that
+// fail. However many are dead, the others must not feel it.
+const failingPerCore = 50
+
 func dispatchOptions(c *Settings) deliver.Options {
 	r := c.Deliver.Retry
 	return deliver.Options{
 		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter, MinRetryAfter: time.Second},
 		Timeout:  c.Deliver.Timeout, HandoverAfter: c.Deliver.HandoverAfter,
 		Concurrency: concurrency(c), FreshConcurrency: min(concurrency(c), freshPerCore*runtime.GOMAXPROCS(0)), EndpointConcurrency: c.Deliver.EndpointConcurrency,
+		FailingRate:  failingPerCore * runtime.GOMAXPROCS(0),
 		WindowEvents: c.Deliver.Window.Events, WindowBytes: int64(c.Deliver.Window.Bytes),
 		Breaker: deliver.BreakerOptions(c.Deliver.Breaker), Pace: deliver.DefaultPace,
 		Disable: deliver.DisableOptions{After: c.Deliver.DisableAfter, Warning: c.Deliver.DisableWarning},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 )
 
 // Options are the knobs of delivery. Zero values are not defaults: the
@@ -18,6 +19,7 @@ type Options struct {
 	Concurrency         int           // attempts at once
 	FreshConcurrency    int           // of those, that began within slowAfter; 0: all
 	EndpointConcurrency int           // attempts at once to one endpoint
+	FailingRate         int           // lanes a second that are loaded for endpoints that fail; 0: all
 	WindowEvents        int           // deliveries in memory only
 	WindowBytes         int64         // and their bodies
 	Breaker             BreakerOptions
@@ -62,7 +64,9 @@ type Dispatcher struct {
 	mostRows   int                    // of loaded at once, attempts that hang not counted
 	starved    bool                   // rows of some endpoint are due, and too many of others are loaded
 	asked      map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
-	backlog    map[*Endpoint]struct{} // endpoints whose rows will have to be loaded
+	backlog    map[*Endpoint]struct{} // endpoints that had rows in the table
+	due        [dueClasses]dueList    // endpoints whose rows will have to be loaded
+	retries    *rate.Limiter          // of what is loaded for endpoints that fail; nil: not bounded
 	stopping   bool
 	pressure   Pressure
 	held       held      // nothing may start: see fence.go
@@ -88,6 +92,9 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
 		failing: make(map[*Endpoint]struct{}),
+	}
+	if n := opts.FailingRate; n > 0 {
+		p.retries = rate.NewLimiter(rate.Limit(n), n)
 	}
 	rec.onCommit = p.committed
 	return p
@@ -149,6 +156,7 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 		poke(p.load)
 	}
 	p.enring(ep)
+	p.reline(ep)
 	p.start()
 }
 
@@ -271,6 +279,9 @@ func (p *Dispatcher) Parked() int {
 	defer p.mu.Unlock()
 	n := 0
 	for ep := range p.backlog {
+		if ep.lanes.total == 0 {
+			delete(p.backlog, ep)
+		}
 		n += ep.lanes.total
 	}
 	return n

@@ -77,6 +77,9 @@ type laneSet struct {
 	url      string    // that these are about
 	lastEnd  time.Time // when an attempt last ended
 	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
+	wake     time.Time // when the loader looks at it
+	due      *dueList  // that it is in, nil for none
+	dueIndex int       // and where
 	disabled bool
 	removed  bool
 	replay   replaySet

@@ -1,8 +1,10 @@
 package deliver
 
 import (
+	"container/heap"
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -101,6 +103,7 @@ func (p *Dispatcher) restoreHealth(ctx context.Context, db Pool, dir *Directory)
 			p.failing[ep] = struct{}{}
 			p.open[ep] = struct{}{}
 			s.breaker.hung(now)
+			p.reline(ep)
 		}
 		return nil
 	})
@@ -123,7 +126,7 @@ const (
 func (p *Dispatcher) manyWait() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.backlog) > many
+	return p.due[dueWorks].Len()+p.due[dueUnknown].Len()+p.due[dueFails].Len() > many
 }
 
 // RunLoader brings parked deliveries back into memory when they are due and
@@ -184,7 +187,8 @@ type wish struct {
 	skipID   [][16]byte
 	skipLane []int64
 
-	now time.Time
+	now             time.Time
+	budget, replays int // lanes that may still be loaded, and of them of replays
 }
 
 // dueKey tells rows of the stream from rows of replays of one subscription.
@@ -211,64 +215,125 @@ func (w *wish) skip(ep *Endpoint, lane uint64) {
 func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := wish{now: now}
-	wait := time.Minute
+	w := wish{now: now, budget: p.mostRows - (p.loaded - p.hanging), replays: maxReplayLanes} // what hangs has a row
 	p.starved = false
-	budget := p.mostRows - (p.loaded - p.hanging) // what hangs has a row
-	replays := maxReplayLanes
-	for _, working := range []bool{true, false} {
-		for ep := range p.backlog {
-			s := &ep.lanes
-			if s.works != working {
-				continue
-			}
-			if s.total == 0 || s.removed {
-				delete(p.backlog, ep)
-				continue
-			}
-			if s.disabled || p.stopping {
-				continue
-			}
-			may, from := s.mayStart(now)
-			if !may && from.IsZero() {
-				continue // a probe is on the wire; finish looks again
-			}
-			for _, replay := range [...]bool{false, true} {
-				due := *s.due(replay)
-				if due.IsZero() {
-					continue
-				}
-				if from.After(due) {
-					due = from
-				}
-				if d := due.Sub(now); d > 0 {
-					wait = min(wait, d)
-					continue
-				}
-				room, depth := p.loadRoom(s, replay, now, budget, replays)
-				if room <= 0 {
-					continue // finish looks again
-				}
-				if len(w.eps) == maxEndpointsAtOnce {
-					return w, 0
-				}
-				budget -= room
-				if replay {
-					replays -= room
-				}
-				w.add(ep, replay, room, depth)
-			}
-		}
+	if p.stopping {
+		return w, time.Minute
+	}
+	wait := time.Minute
+	for class := range p.due {
+		wait = min(wait, p.wantedOf(&w, dueClass(class)))
 	}
 	return w, wait
+}
+
+// wantedOf adds endpoints of one class to a wish, and tells how long nothing else of
+// the class will be due.
+func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
+	list, now := &p.due[class], w.now
+	var looked []*Endpoint
+	wait := time.Minute
+	for list.Len() > 0 {
+		ep := list.eps[0]
+		s := &ep.lanes
+		if d := s.wake.Sub(now); d > 0 {
+			wait = d
+			break
+		}
+		if len(w.eps) >= maxEndpointsAtOnce {
+			wait = 0
+			break
+		}
+		if budget := w.budget - p.kept(class != dueWorks); budget <= 0 {
+			p.starved = true // there are more than can be looked through each time
+			break
+		}
+		most := math.MaxInt
+		if class == dueFails && p.retries != nil {
+			// Some at a time: one each would be many queries.
+			tokens, some := p.retries.TokensAt(now), max(1, float64(p.retries.Burst())/10)
+			if tokens < some {
+				wait = time.Duration((some - tokens) / float64(p.retries.Limit()) * float64(time.Second))
+				break
+			}
+			most = int(tokens)
+		}
+		heap.Pop(list)
+		if s.total == 0 || s.removed || s.disabled { // dueAt lines it up again
+			continue
+		}
+		at, loading := p.wantedBy(w, ep, most)
+		if class == dueFails && p.retries != nil {
+			p.retries.AllowN(now, min(loading, p.retries.Burst()))
+		}
+		if s.wake = at; !at.IsZero() {
+			looked = append(looked, ep)
+		}
+	}
+	for _, ep := range looked {
+		at := ep.lanes.wake
+		p.lineAt(ep, at)
+		if d := at.Sub(now); d > 0 {
+			wait = min(wait, d)
+		} // else finish pokes the loader when there is room
+	}
+	return wait
+}
+
+// wantedBy adds an endpoint to a wish, with at most so many lanes. It tells when to
+// look again and how many lanes are to be loaded.
+func (p *Dispatcher) wantedBy(w *wish, ep *Endpoint, most int) (again time.Time, loading int) {
+	s := &ep.lanes
+	may, from := s.mayStart(w.now)
+	earliest := func(t time.Time) {
+		if again.IsZero() || t.Before(again) {
+			again = t
+		}
+	}
+	for _, replay := range [...]bool{false, true} {
+		due := *s.dueTime(replay)
+		if due.IsZero() {
+			continue
+		}
+		if !may && from.IsZero() { // a probe is on the wire; finish looks again
+			earliest(w.now)
+			continue
+		}
+		if from.After(due) {
+			due = from
+		}
+		if due.After(w.now) {
+			earliest(due)
+			continue
+		}
+		room, depth := p.loadRoom(s, replay, w.now, w.budget, w.replays)
+		room = min(room, most-loading)
+		if room <= 0 {
+			earliest(w.now)
+			continue
+		}
+		w.budget -= room
+		loading += room
+		if replay {
+			w.replays -= room
+		}
+		w.add(ep, replay, room, depth)
+	}
+	return again, loading
+}
+
+// kept is how many lanes are kept for endpoints that work.
+func (p *Dispatcher) kept(doubtful bool) int {
+	if doubtful {
+		return p.mostRows / 4
+	}
+	return 0
 }
 
 // roomFor is how many lanes of an endpoint may be loaded, and how many deliveries
 // of each, when so many deliveries may be loaded in all.
 func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
-	if !s.works {
-		budget -= p.mostRows / 4 // kept for endpoints that work
-	}
+	budget -= p.kept(!s.works)
 	p.starved = p.starved || budget <= 0
 	all, waiting := s.fromTable()
 	lanes, depth = 2*p.opts.EndpointConcurrency-all, maxFollower
@@ -283,7 +348,7 @@ func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
 
 func (w *wish) add(ep *Endpoint, replay bool, lanes, depth int) {
 	s := &ep.lanes
-	*s.due(replay) = time.Time{}
+	*s.dueTime(replay) = time.Time{}
 	w.replay = append(w.replay, replay)
 	w.eps, w.ids = append(w.eps, ep), append(w.ids, ep.id)
 	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) //nolint:gosec // small

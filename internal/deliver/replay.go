@@ -200,8 +200,8 @@ func (s *laneSet) replayLanes() int {
 	return n
 }
 
-// due is when rows of the endpoint want to be loaded, of the stream or of replays.
-func (s *laneSet) due(replay bool) *time.Time {
+// dueTime is when rows of the endpoint want to be loaded, of the stream or of replays.
+func (s *laneSet) dueTime(replay bool) *time.Time {
 	if replay {
 		return &s.replay.nextDue
 	}

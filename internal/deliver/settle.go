@@ -71,6 +71,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.parkIdle(d.ep)
 	}
 	p.enring(d.ep)
+	p.reline(d.ep)
 	if s.total > s.loaded || p.starved {
 		poke(p.load)
 	}
@@ -298,6 +299,7 @@ func (p *Dispatcher) dueAt(ep *Endpoint, t time.Time) {
 		s.nextDue = t
 	}
 	p.backlog[ep] = struct{}{}
+	p.line(ep)
 }
 
 // dueReplay is dueAt for the rows of replays.
@@ -306,6 +308,7 @@ func (p *Dispatcher) dueReplay(ep *Endpoint, t time.Time) {
 		*due = t
 	}
 	p.backlog[ep] = struct{}{}
+	p.line(ep)
 }
 
 // dueLane notes that rows of a lane want to be loaded at t.

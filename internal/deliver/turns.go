@@ -137,6 +137,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 		if d.flight.Replay == 0 && now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
 			p.opened(d.ep, "hangs")
 			p.parkIdle(d.ep)
+			p.reline(d.ep)
 		}
 	})
 	p.start()
