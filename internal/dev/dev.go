@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -231,9 +232,7 @@ func (d *demo) tell(ctx context.Context, a arrival) {
 		d.term.say(a.at, "webhook", "REFUSED: %s", a.verified)
 		return
 	}
-	var committed time.Time
-	var key string
-	err := d.pool.QueryRow(ctx, `SELECT pg_xact_commit_timestamp(xmin), aggregate_id FROM outbox.events WHERE id = $1`, a.id).Scan(&committed, &key)
+	committed, key, err := d.row(ctx, a.id)
 	if err != nil {
 		d.term.say(a.at, "webhook", "%-21s %s arrived, verified", a.kind, a.id)
 		return
@@ -248,6 +247,23 @@ func (d *demo) tell(ctx context.Context, a arrival) {
 	if a.first {
 		d.latencies = append(d.latencies, took)
 	}
+}
+
+// row is when the row of an event was committed, and its aggregate. A webhook may
+// arrive a moment before queries see its row.
+func (d *demo) row(ctx context.Context, id string) (committed time.Time, key string, err error) {
+	for range 50 {
+		err = d.pool.QueryRow(ctx, `SELECT pg_xact_commit_timestamp(xmin), aggregate_id FROM outbox.events WHERE id = $1`, id).Scan(&committed, &key)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return committed, key, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return committed, key, err
 }
 
 // settle waits until every committed event of the tenant has arrived, and
