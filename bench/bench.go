@@ -28,6 +28,7 @@ type bench struct {
 	dir      string
 	cluster  *pgcluster.Cluster
 	receiver *receiver
+	listen   string // where the relay of the moment serves its health pages
 	report   report
 }
 
@@ -53,7 +54,7 @@ func (b *bench) all(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context, []path) error
-	}{{"drain", b.drain}, {"steady", b.steady}, {"idle", b.idle}, {"isolation", b.isolation}} {
+	}{{"drain", b.drain}, {"steady", b.steady}, {"idle", b.idle}, {"isolation", b.isolation}, {"rescue", b.rescue}} {
 		if !slices.Contains(b.only, s.name) {
 			continue
 		}
@@ -171,6 +172,18 @@ log:
 
 // startRelay starts the relay and returns when it streams.
 func (b *bench) startRelay(ctx context.Context) (*process, error) {
+	p, err := b.spawnRelay("")
+	if err != nil {
+		return nil, err
+	}
+	if err := b.ready(ctx, p); err != nil {
+		return nil, errors.Join(err, p.stop())
+	}
+	return p, nil
+}
+
+// spawnRelay starts the relay with further settings, lines of its configuration.
+func (b *bench) spawnRelay(settings string) (*process, error) {
 	listen, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -181,24 +194,22 @@ func (b *bench) startRelay(ctx context.Context) (*process, error) {
 	}
 	url := strings.Replace(b.cluster.URL("relay"), "postgres@", "relay@", 1)
 	file := filepath.Join(b.dir, "relay.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, relayConfig, url, listen, level), 0o600); err != nil {
+	if err := os.WriteFile(file, append(fmt.Appendf(nil, relayConfig, url, listen, level), settings...), 0o600); err != nil {
 		return nil, fmt.Errorf("write configuration: %w", err)
 	}
-	p, err := spawn(b.binary(), "run", "--config", file)
-	if err != nil {
-		return nil, err
-	}
-	err = poll(ctx, 10*time.Millisecond, 30*time.Second, "the relay to stream", p, func() (bool, error) {
-		resp, err := http.Get("http://" + listen + "/readyz")
+	b.listen = listen
+	return spawn(b.binary(), "run", "--config", file)
+}
+
+// ready waits until the relay streams. The making of a slot, after the loss of one, may take time.
+func (b *bench) ready(ctx context.Context, p *process) error {
+	return poll(ctx, 10*time.Millisecond, time.Minute, "the relay to stream", p, func() (bool, error) {
+		resp, err := http.Get("http://" + b.listen + "/readyz")
 		if err != nil {
 			return false, nil // it does not listen yet
 		}
 		return resp.StatusCode == http.StatusOK, resp.Body.Close()
 	})
-	if err != nil {
-		return nil, errors.Join(err, p.stop())
-	}
-	return p, nil
 }
 
 // freshRelay sees that the relay has its slot and its partitions, and nothing of an earlier time to do.

@@ -42,15 +42,16 @@ func main() {
 var errUsage = errors.New("wrong usage")
 
 // scenarios are what --only chooses from, in the order in which they run.
-var scenarios = []string{"drain", "steady", "idle", "isolation"}
+var scenarios = []string{"drain", "steady", "idle", "isolation", "rescue"}
 
-// usual are those that run unless something else is asked for: isolation takes minutes.
+// usual are those that run unless something else is asked for: the others take minutes.
 var usual = scenarios[:3]
 
 // options are the command line.
 type options struct {
 	only    []string
 	events  int           // rows of the backlog
+	gap     int           // rows that a rescue reads
 	rate    int           // rows a second of the steady load
 	seconds int           // length of the steady load and of the idle time
 	writers int           // connections that write
@@ -68,6 +69,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := f.String("only", strings.Join(usual, ","), "scenarios to run, of "+strings.Join(scenarios, ","))
 	f.IntVar(&o.events, "events", 50000, "rows to drain")
+	f.IntVar(&o.gap, "gap", 200_000, "rows that a rescue reads")
 	f.IntVar(&o.rate, "rate", 500, "rows a second of the steady load")
 	f.IntVar(&o.seconds, "seconds", 20, "length of the steady load and of the idle time")
 	f.IntVar(&o.writers, "writers", 4, "connections that write")
@@ -95,7 +97,7 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("%w: unexpected argument %s", errUsage, f.Arg(0))
 	case o.output != "text" && o.output != "json":
 		return o, fmt.Errorf("%w: -o %s: expected text or json", errUsage, o.output)
-	case min(o.rate, o.seconds, o.writers, o.rounds) < 1 || o.events < 2:
+	case min(o.rate, o.seconds, o.writers, o.rounds) < 1 || o.events < 2 || o.gap < 100:
 		return o, fmt.Errorf("%w: numbers must be positive", errUsage)
 	}
 	return o, nil

@@ -54,6 +54,12 @@ func (f figure) atMost(limit float64) figure {
 	return f
 }
 
+// noLess sets an absolute goal.
+func (f figure) noLess(limit float64) figure {
+	f.Goal, f.Met = fmt.Sprintf(">= %g", limit), f.Relay >= limit
+	return f
+}
+
 // report is the result of a run.
 type report struct {
 	Machine machine  `json:"machine"`

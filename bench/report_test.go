@@ -54,11 +54,12 @@ func TestReport_ShowsEachFigureBesideItsGoal(t *testing.T) {
 	r.add(figure{Name: "speed", Unit: "events/s", Relay: 7000, Pipe: 10000}.atLeast(0.6))
 	r.add(figure{Name: "p99", Unit: "ms", Relay: 9, Pipe: 3}.atMostTimes(2))
 	r.add(figure{Name: "peak", Unit: "MiB", Relay: 40.26}.atMost(64))
+	r.add(figure{Name: "rows", Unit: "rows/s", Relay: 19000}.noLess(20000))
 	r.add(figure{Name: "repeats"})
 	var b bytes.Buffer
 	r.print(&b)
 	for _, want := range []string{"speed (events/s)|7000|10000|0.70|>= 0.6 x = 6000|ok", "p99 (ms)|9.00|3.00|3.00|<= 2 x = 6.00|MISSED",
-		"peak (MiB)|40.3|<= 64|ok", "repeats|0"} {
+		"peak (MiB)|40.3|<= 64|ok", "rows (rows/s)|19000|>= 20000|MISSED", "repeats|0"} {
 		found := false
 		for line := range strings.Lines(b.String()) {
 			found = found || strings.Join(cells(line), "|") == want
@@ -82,7 +83,7 @@ func cells(line string) []string {
 
 func TestParse_RefusesWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"--only", "drains"}, {"--only", ""}, {"-o", "yaml"}, {"--events", "1"}, {"--rate", "0"}, {"extra"}} {
+	for _, args := range [][]string{{"--only", "drains"}, {"--only", ""}, {"-o", "yaml"}, {"--events", "1"}, {"--rate", "0"}, {"--gap", "99"}, {"extra"}} {
 		if _, err := parse(args); !errors.Is(err, errUsage) {
 			t.Errorf("%v: error is %v", args, err)
 		}
