@@ -219,10 +219,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return nil
 }
 
+// longestPause is the longest mean pause between two tries to reach PostgreSQL. By chance one is up to half as long
+// again, and the relay is to be back within five seconds.
+const longestPause = 3 * time.Second
+
 // leadAgain begins term after term.
 func (d *Daemon) leadAgain(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, 5*time.Second
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, longestPause
 	for {
 		began := time.Now()
 		err := d.lead(ctx)

@@ -361,7 +361,7 @@ func (l *leader) takeIn(ctx context.Context) error {
 // returns when ctx ends or this term cannot go on.
 func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, 5*time.Second
+	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, longestPause
 	for {
 		l.d.states.set(cdc.StateStreaming, "")
 		began := time.Now()
