@@ -60,11 +60,11 @@ bench: ensure-postgres ## measure the whole path beside its limits on this machi
 	$(GO) run ./bench $(BENCH_ARGS)
 
 .PHONY: soak
-soak: ensure-postgres ensure-test-tools ## try to break the promises for SOAK_FOR (30m): kills, crashes, cuts, outages
+soak: ensure-postgres ensure-compiler ## try to break the promises for SOAK_FOR (30m): kills, crashes, cuts, outages
 	$(GO) run ./test/ledger -for $(SOAK_FOR) -seed $(SOAK_SEED) $(SOAK_ARGS)
 
 .PHONY: mutants
-mutants: ensure-postgres ensure-test-tools ## plant each known defect into the relay, and see that the checker finds it
+mutants: ensure-postgres ensure-compiler ## plant each known defect into the relay, and see that the checker finds it
 	$(GO) run ./test/ledger mutants $(MUTANT_ARGS)
 
 .PHONY: lint
@@ -90,3 +90,7 @@ ensure-postgres:
 .PHONY: ensure-test-tools
 ensure-test-tools:
 	@scripts/ensure-test-tools.sh
+
+.PHONY: ensure-compiler
+ensure-compiler:
+	@scripts/ensure-test-tools.sh compiler

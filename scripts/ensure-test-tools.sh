@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), openssl and node with the
 # published Standard Webhooks verifier (they check our signatures). Installs packages when it may, else says what
-# to type and exits 1.
+# to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes nothing into this tree, so
+# that several may run at once.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
@@ -28,14 +29,18 @@ if ! printf '#include <stdlib.h>\nint main(void) { return 0; }\n' | "${CC:-cc}" 
     *) missing="$missing gcc libc6-dev" ;;
     esac
 fi
-need openssl openssl openssl openssl openssl
-need node nodejs nodejs nodejs node
-need npm npm nodejs-npm npm node
+if [ "${1:-}" != compiler ]; then
+    need openssl openssl openssl openssl openssl
+    need node nodejs nodejs nodejs node
+    need npm npm nodejs-npm npm node
+fi
 if [ -n "$missing" ]; then
     # Word splitting is meant: these are package names.
     # shellcheck disable=SC2086
     install_packages $missing
 fi
+
+[ "${1:-}" != compiler ] || exit 0
 
 # The copy of the lock file says what is installed.
 cd test/verifiers
