@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,11 +25,13 @@ func actions() map[string]action {
 		"fast-restart":     {do: fastRestart, waits: true},
 		"end-walsender":    {do: endWalsender, waits: true},
 		"end-backends":     {do: endBackends, waits: true},
+		"take-slots":       {do: takeSlots, waits: true},
 		"checkpoint":       {do: checkpoint},
 		"open-transaction": {do: openTransaction, lasts: true},
 		"cut-stall":        {do: cutStall, waits: true},
 		"cut-reset":        {do: cutReset, waits: true},
 		"outage":           {do: outage, lasts: true},
+		history.HalfDead:   {do: halfDead, waits: true},
 		"switch":           {do: switchOff, lasts: true},
 		"subscribe":        {do: subscribe},
 		"reload":           {do: reload},
@@ -155,6 +158,43 @@ func endBackends(n *nemesis, ctx context.Context, a *history.Action) error {
 	return n.unlessEnding(ctx, err)
 }
 
+// takeSlots lets other sessions take every connection slot that there is, those of the relays too, for a while. The
+// reserved slots would let this relay in, which is a superuser here, so they are taken as well.
+func takeSlots(n *nemesis, ctx context.Context, a *history.Action) error {
+	a.Repeats, a.Stalls = n.mayChangeLeader(), true
+	d := n.between(2*time.Second, 6*time.Second)
+	whole := context.WithoutCancel(ctx)
+	mine, err := pgx.Connect(whole, n.r.url)
+	if err != nil {
+		return fmt.Errorf("take the connection slots: %w", err)
+	}
+	others := []*pgx.Conn{mine}
+	defer func() {
+		for _, c := range others {
+			_ = c.Close(whole)
+		}
+	}()
+	const relays = "FROM pg_stat_activity WHERE application_name LIKE 'relay%' AND backend_type = 'client backend'"
+	ended := 0
+	for until := time.Now().Add(d); time.Now().Before(until) && ctx.Err() == nil; {
+		c, err := pgx.Connect(whole, n.r.url)
+		if err == nil {
+			others = append(others, c)
+			continue
+		}
+		// Whoever is first takes what a session of the relay leaves.
+		var some int
+		if err := mine.QueryRow(whole, "SELECT count(pg_terminate_backend(pid)) "+relays).Scan(&some); err != nil {
+			return fmt.Errorf("take the connection slots: %w", err)
+		}
+		if ended += some; some == 0 {
+			wait(ctx, 50*time.Millisecond)
+		}
+	}
+	a.Detail = fmt.Sprintf("%d taken, %d sessions of relays ended, for %s", len(others), ended, d.Round(time.Millisecond))
+	return nil
+}
+
 // unlessEnding forgets an error that the end of the run explains.
 func (n *nemesis) unlessEnding(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -223,10 +263,12 @@ var moods = []mood{
 	{name: "slow", status: 200, share: 1, delay: 150 * time.Millisecond}, {name: "very slow", status: 200, share: 0.3, delay: 1300 * time.Millisecond},
 }
 
+// endpoints are those that get something and stay.
+var endpoints = []string{"acme-all", "acme-confirmed", "acme-unordered", "globex-all", "globex-flaky", "mueller-all"}
+
 // outage puts an endpoint into a mood for a while.
 func outage(n *nemesis, ctx context.Context, a *history.Action) error {
-	names := []string{"acme-all", "acme-confirmed", "acme-unordered", "globex-all", "globex-flaky", "mueller-all"}
-	name, m := names[n.random.IntN(len(names))], moods[n.random.IntN(len(moods))]
+	name, m := endpoints[n.random.IntN(len(endpoints))], moods[n.random.IntN(len(moods))]
 	d := n.between(300*time.Millisecond, 6*time.Second)
 	a.Target, a.Detail = name, m.name+" for "+d.Round(time.Millisecond).String()
 	if !n.occupy(name) {
@@ -236,11 +278,37 @@ func outage(n *nemesis, ctx context.Context, a *history.Action) error {
 	defer n.leave(name)
 	n.r.recv.set(name, m)
 	wait(ctx, d)
-	normal := healthy
+	n.r.recv.set(name, usual(name))
+	return nil
+}
+
+// usual is the mood of an endpoint that nothing is done to.
+func usual(name string) mood {
 	if name == "globex-flaky" {
-		normal = flaky
+		return flaky
 	}
-	n.r.recv.set(name, normal)
+	return healthy
+}
+
+// halfDead lets half of the endpoints take nothing for a while, one that fails, one that hangs and one that refuses. No
+// other fault begins meanwhile, so what the slot holds then is owed to them.
+func halfDead(n *nemesis, ctx context.Context, a *history.Action) error {
+	d := n.between(6*time.Second, 12*time.Second)
+	dead := []mood{{name: "500", status: 500, share: 1}, {name: "hangs", status: history.AnswerHang, share: 1},
+		{name: "refuses", status: history.AnswerReset, share: 1, before: true}}
+	var names []string
+	for _, i := range n.random.Perm(len(endpoints)) {
+		if name := endpoints[i]; len(names) < len(dead) && n.occupy(name) {
+			defer n.leave(name)
+			n.r.recv.set(name, dead[len(names)])
+			names = append(names, name)
+		}
+	}
+	a.Target, a.Detail = strings.Join(names, " "), d.Round(time.Millisecond).String()
+	wait(ctx, d)
+	for _, name := range names {
+		n.r.recv.set(name, usual(name))
+	}
 	return nil
 }
 

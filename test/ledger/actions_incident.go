@@ -62,8 +62,8 @@ func unpublish(n *nemesis, ctx context.Context, a *history.Action) error {
 		return n.unlessEnding(ctx, err)
 	}
 	wait(ctx, n.between(200*time.Millisecond, 2*time.Second))
-	_, err := n.r.pool.Exec(whole, "ALTER PUBLICATION relay SET TABLE outbox.events")
-	return err
+	// The relay may be about to do the same, and then one of the two is told to try again.
+	return n.r.untilDone(whole, "ALTER PUBLICATION relay SET TABLE outbox.events")
 }
 
 // advanceSlot moves the slot on while no relay runs, as somebody does who wants to free the disk.

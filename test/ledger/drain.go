@@ -84,7 +84,7 @@ func (r *runner) dump(ctx context.Context, end history.End) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	end.Bad, end.Faults = r.bad, r.faults
+	end.Bad, end.Faults, end.PeakMemory = r.bad, r.faults, r.peakMemory.Load()
 	run := history.Run{Seed: r.opts.Seed, Profile: r.opts.Profile.Name, PostgreSQL: r.cluster.Version(), Began: r.began, For: r.opts.For,
 		Defect: r.opts.Defect, Window: repeatWindow, AttemptFor: attemptFor}
 	for _, write := range []func() error{

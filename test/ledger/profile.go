@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	"github.com/outbox-relay/relay/test/ledger/history"
+)
 
 // profile is what the nemesis does, how often, and under which settings.
 type profile struct {
@@ -16,7 +20,7 @@ type profile struct {
 var everything = map[string]int{
 	"kill": 12, "terminate": 5, "freeze": 3, "standby": 4, "crash": 4, "fast-restart": 3, "end-walsender": 6, "end-backends": 4,
 	"checkpoint": 3, "open-transaction": 4, "cut-stall": 4, "cut-reset": 5, "outage": 12, "switch": 4, "subscribe": 5, "reload": 4, "alter": 2,
-	"drop-slot": 2, "drop-publication": 2, "unpublish": 1, "advance-slot": 1,
+	"drop-slot": 2, "drop-publication": 2, "unpublish": 1, "advance-slot": 1, "take-slots": 3, history.HalfDead: 3,
 }
 
 // killPoints are where relays die in a run that has the means.
@@ -41,6 +45,7 @@ func profiles() map[string]profile {
 		{Name: "publications", Gap: 3 * time.Second, Weights: map[string]int{"drop-publication": 1}},
 		{Name: "incidents", Gap: 3 * time.Second, Weights: map[string]int{"drop-slot": 4, "drop-publication": 3, "unpublish": 2, "advance-slot": 2,
 			"kill": 3, "outage": 3, "terminate": 1}},
+		{Name: "shortages", Gap: 2 * time.Second, Weights: map[string]int{"take-slots": 5, history.HalfDead: 2, "outage": 2, "kill": 1, "standby": 1}},
 		{Name: "freezes", Gap: time.Second, Weights: map[string]int{"freeze": 1}, Standby: true},
 	} {
 		all[p.Name] = p

@@ -67,6 +67,7 @@ type runner struct {
 	transactions, actions, exits, samples *history.Journal
 	lastCommit                            atomic.Int64 // where the WAL was then
 	kills                                 atomic.Int64
+	peakMemory                            atomic.Int64 // of the largest relay, in bytes
 
 	mu     sync.Mutex
 	subs   []history.Subscription
@@ -153,6 +154,7 @@ func (r *runner) prepare(ctx context.Context) error {
 	var err error
 	if r.cluster, err = pgcluster.Start(ctx, pgcluster.Options{BinDir: r.opts.BinDir, Settings: map[string]string{
 		"wal_sender_timeout": senderTimeout.String(), "max_prepared_transactions": "10",
+		"max_connections": "60", // few enough to be taken by others within a second
 	}}); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ const (
 	sqlSampleProgress = `SELECT (end_lsn - '0/0')::bigint, epoch FROM relay.progress WHERE slot = $1`
 )
 
-// sample writes down positions until ctx ends. The slot is read before progress, in statements of their own: what is
+// sample writes down positions, and remembers the most memory that a relay has had, until ctx ends. The slot is read before progress, in statements of their own: what is
 // confirmed must have been recorded before.
 func (r *runner) sample(ctx context.Context) {
 	var conn *pgx.Conn
@@ -34,6 +34,9 @@ func (r *runner) sample(ctx context.Context) {
 			tick.Stop()
 			return
 		case <-tick.C:
+		}
+		for _, u := range r.units {
+			r.peakMemory.Store(max(r.peakMemory.Load(), u.peakMemory())) // nobody else stores
 		}
 		if conn == nil {
 			var err error

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,13 +82,14 @@ func (u *unit) spawn(env []string) {
 // await writes down how a process ended and starts the next one.
 func (u *unit) await(proc *process.Process) {
 	code := proc.Code()
+	standby := slices.ContainsFunc(u.r.units, func(o *unit) bool { return o != u && o.running() })
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	why := u.why
 	if why == "fault point" && code != faultPointCode {
 		why = ""
 	}
-	u.r.note(u.r.exits.Add(history.Exit{At: history.Now(), Relay: u.name, PID: proc.PID, Code: code, Wanted: why}))
+	u.r.note(u.r.exits.Add(history.Exit{At: history.Now(), Relay: u.name, PID: proc.PID, Code: code, Wanted: why, Standby: standby}))
 	u.proc = nil
 	if !u.wanted {
 		return
@@ -136,6 +138,17 @@ func (u *unit) running() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.wanted
+}
+
+// peakMemory is the most memory that the process has had, in bytes; 0 when there is none.
+func (u *unit) peakMemory() int64 {
+	u.mu.Lock()
+	proc := u.proc
+	u.mu.Unlock()
+	if proc == nil {
+		return 0
+	}
+	return proc.PeakMemory()
 }
 
 // close ends the unit for good.

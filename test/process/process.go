@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -83,6 +85,25 @@ func (p *Process) Signal(s syscall.Signal) error {
 		return os.ErrProcessDone
 	}
 	return syscall.Kill(p.PID, s)
+}
+
+// PeakMemory is the most memory that the process has had, resident, in bytes; 0 when it is reaped, and where there is no
+// /proc. What the kernel tells of a child that has ended will not do: it counts what its parent had when it was made.
+func (p *Process) PeakMemory() int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return 0
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return kib << 10
 }
 
 // Kill ends the process and what it started, as a crash does.

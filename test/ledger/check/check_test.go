@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -271,6 +272,60 @@ func TestPrint_TellsTheWholeHistoryOfAnEvent(t *testing.T) {
 	for _, want := range []string{"I1: number 2 of key a was not taken", "history of event a2", "writer 1 sends COMMIT", "ours: arrival 2, attempt 1, answer 503",
 		"ours: INSERT of its row in relay.parked", "nemesis: kill", "relay a (process 7) ends with code -1: kill", "ours: relay's record: DELIVERED",
 		"the slot has passed it", "FAIL"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the text does not say %q:\n%s", want, b.String())
+		}
+	}
+}
+
+func TestFigures_TellHowLongTheNextLeaderTook(t *testing.T) {
+	t.Parallel()
+	h := story()
+	h.Samples = []history.Sample{sample(9, 50, 50), sample(10.4, 250, 250), sample(12.05, 450, 450), sample(14.08, 450, 450)}
+	h.Samples[2].Epoch, h.Samples[3].Epoch = 2, 3
+	h.Exits = []history.Exit{
+		{At: second(10.05), Wanted: "terminate"}, // it did not lead: requests go on under the same epoch
+		{At: second(11.5), Wanted: "kill", Standby: true},
+	}
+	h.Actions = []history.Action{
+		{Name: "freeze", Began: second(12.5), Ended: second(15)},
+		{Name: "freeze", Began: second(10.5), Ended: second(10.6)}, // nobody took over
+	}
+	got := Check(h).Figures.TakeOvers
+	want := map[string]TakeOver{"kill beside a standby": {1, 600 * time.Millisecond}, "freeze": {1, 1600 * time.Millisecond}}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestFigures_TellHowFarTheSlotStoodBehind(t *testing.T) {
+	t.Parallel()
+	h := story()
+	h.Samples = []history.Sample{sample(10.11, 150, 150), sample(12.51, 350, 350), sample(14.21, 350, 350), sample(15, 650, 650)}
+	h.Actions = []history.Action{{Name: history.HalfDead, Began: second(12), Ended: second(13)}}
+	f := Check(h).Figures
+	// Of c1, whose COMMIT was not answered, nobody knows where it ends.
+	if want := (Lag{Bytes: 850, Time: 200 * time.Millisecond}); f.Lag != want {
+		t.Errorf("in all %v, want %v", f.Lag, want)
+	}
+	if want := (Lag{Bytes: 650}); f.LagHalfDead != want {
+		t.Errorf("while half of the endpoints are dead %v, want %v", f.LagHalfDead, want)
+	}
+}
+
+func TestFigures_CountRepeatsByFault(t *testing.T) {
+	t.Parallel()
+	h := story()
+	more(h, 15, "theirs", "d1", "other", 1, 204)
+	h.Actions = []history.Action{kill(14.5), kill(30), {Name: "crash", Began: second(40), Ended: second(41), Rewinds: true, Stalls: true}}
+	r := Check(h)
+	by := r.Figures.RepeatsBy
+	if want := (Repeats{Faults: 2, Total: 1, Most: 1}); by["kill"] != want || by["crash"] != (Repeats{Faults: 1}) {
+		t.Errorf("%+v", by)
+	}
+	var b strings.Builder
+	r.Print(&b)
+	for _, want := range []string{"repeats after kill: 1 in 2, 0.5 each on average, at most 1\n", "repeats after crash: 0 in 1, 0.0 each on average, at most 0\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the text does not say %q:\n%s", want, b.String())
 		}

@@ -41,7 +41,7 @@ func (x *index) excuses() []*excuse {
 	}
 	for i := range x.h.Exits {
 		if exit := x.h.Exits[i]; exit.Wanted == "" || exit.Wanted == "fault point" {
-			all = append(all, &excuse{name: "exit", began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
+			all = append(all, &excuse{name: exitName, began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
 		}
 	}
 	slices.SortFunc(all, func(a, b *excuse) int { return int(a.to - b.to) })
@@ -61,19 +61,25 @@ func (r *Result) repeats() {
 			r.Figures.Repeats += r.repeatsOf(s, id, list, taken, excuses)
 		}
 	}
+	r.Figures.RepeatsBy = make(map[string]Repeats)
+	for _, a := range r.index.h.Actions { // those too that explain nothing: a crash of PostgreSQL need not cost a repeat
+		by := r.Figures.RepeatsBy[a.Name]
+		by.Faults++
+		r.Figures.RepeatsBy[a.Name] = by
+	}
 	for _, e := range excuses {
-		if len(e.repeats) == 0 {
-			continue
-		}
-		if r.Figures.RepeatsBy == nil {
-			r.Figures.RepeatsBy = make(map[string]Repeats)
-		}
 		by := r.Figures.RepeatsBy[e.name]
+		if e.name == exitName {
+			by.Faults++
+		}
 		by.Total += len(e.repeats)
 		by.Most = max(by.Most, len(e.repeats))
 		r.Figures.RepeatsBy[e.name] = by
 	}
 }
+
+// exitName stands for relays that died at a fault point, or by themselves.
+const exitName = "exit"
 
 func (r *Result) repeatsOf(s *sub, id string, list []*history.Arrival, taken *history.Arrival, excuses []*excuse) (n int) {
 	last := taken    // the latest that was taken
@@ -118,6 +124,12 @@ func (r *Result) repeatsOf(s *sub, id string, list []*history.Arrival, taken *hi
 }
 
 // Repeats are repeats by what explains them.
-type Repeats struct{ Total, Most int }
+type Repeats struct {
+	Faults int // that there were of the kind
+	Total  int
+	Most   int // after one of them
+}
 
-func (r Repeats) String() string { return fmt.Sprintf("%d, at most %d at once", r.Total, r.Most) }
+func (r Repeats) String() string {
+	return fmt.Sprintf("%d in %d, %.1f each on average, at most %d", r.Total, r.Faults, float64(r.Total)/float64(max(r.Faults, 1)), r.Most)
+}

@@ -53,7 +53,8 @@ type Figures struct {
 	Actions                                map[string]int
 	Kills, Crashes                         int
 	LongestAway                            map[string]time.Duration // until a relay was ready again
-	HighestLag                             uint64
+	TakeOvers                              map[string]TakeOver
+	Lag, LagHalfDead                       Lag
 	Parked                                 int
 	Dead                                   int
 	DrainTook                              time.Duration
@@ -101,11 +102,8 @@ func (r *Result) figures() {
 			f.Kills++
 		}
 	}
-	for _, s := range h.Samples {
-		if s.Slot && s.Head > s.Confirmed {
-			f.HighestLag = max(f.HighestLag, s.Head-s.Confirmed)
-		}
-	}
+	f.TakeOvers = r.index.takeOvers()
+	f.Lag, f.LagHalfDead = r.index.lags()
 	for i := range h.Deliveries {
 		if h.Deliveries[i].Status == "DEAD" {
 			f.Dead++
@@ -133,15 +131,28 @@ func (r *Result) Print(w io.Writer) {
 	}
 	fmt.Fprintln(w, strings.Join(parts, ", "))
 	for _, name := range slices.Sorted(maps.Keys(f.RepeatsBy)) {
-		fmt.Fprintf(w, "repeats after %s: %s\n", name, f.RepeatsBy[name])
+		// That these cost none is worth a line, too.
+		if by := f.RepeatsBy[name]; by.Total > 0 || name == "kill" || name == exitName || name == "crash" {
+			fmt.Fprintf(w, "repeats after %s: %s\n", name, by)
+		}
 	}
 	parts = nil
 	for _, name := range slices.Sorted(maps.Keys(f.LongestAway)) {
 		parts = append(parts, fmt.Sprintf("%s %s", name, f.LongestAway[name].Round(10*time.Millisecond)))
 	}
 	fmt.Fprintf(w, "longest until ready: %s\n", strings.Join(parts, ", "))
-	fmt.Fprintf(w, "highest slot lag %d KiB; drained after %s; audited rows %.0f, missing %.0f\n",
-		f.HighestLag>>10, f.DrainTook.Round(10*time.Millisecond), h.End.AuditRows, h.End.AuditMissing)
+	parts = nil
+	for _, name := range slices.Sorted(maps.Keys(f.TakeOvers)) {
+		t := f.TakeOvers[name]
+		parts = append(parts, fmt.Sprintf("%s %s (%d)", name, t.Longest.Round(10*time.Millisecond), t.Times))
+	}
+	fmt.Fprintf(w, "longest until the next leader sends: %s\n", strings.Join(parts, ", "))
+	fmt.Fprintf(w, "highest slot lag %s", f.Lag)
+	if f.Actions[history.HalfDead] > 0 {
+		fmt.Fprintf(w, "; while half of the endpoints are dead %s", f.LagHalfDead)
+	}
+	fmt.Fprintf(w, "\npeak memory of a relay %d MiB; drained after %s; audited rows %.0f, missing %.0f\n",
+		h.End.PeakMemory>>20, f.DrainTook.Round(10*time.Millisecond), h.End.AuditRows, h.End.AuditMissing)
 	if len(r.Violations) == 0 {
 		fmt.Fprintln(w, "PASS: nothing lost, no phantom, nothing out of order, every repeat explained")
 		return

@@ -142,6 +142,9 @@ const (
 	HoleAudited = "audited" // the stream goes on, and the next audit finds what it did not show
 )
 
+// HalfDead is the name of the action in which half of the endpoints take nothing and nothing else is hurt.
+const HalfDead = "half-dead"
+
 // Action is one thing that the nemesis did.
 type Action struct {
 	Name   string `json:"name"`
@@ -166,6 +169,8 @@ type Exit struct {
 	PID    int    `json:"pid"`
 	Code   int    `json:"code"` // -1 after a signal
 	Wanted string `json:"wanted,omitempty"`
+	// Standby tells that another relay was there to take over.
+	Standby bool `json:"standby,omitempty"`
 }
 
 // Sample is what PostgreSQL said of the slot and of progress at one time. The slot was read first.
@@ -213,9 +218,10 @@ type Quarantined struct {
 type End struct {
 	Drained      bool          `json:"drained"`
 	DrainTook    time.Duration `json:"drain_took"`
-	Waiting      string        `json:"waiting,omitempty"`    // what it still waited for
-	AuditMissing float64       `json:"audit_missing"`        // relay_audit_missing_total over all relays
-	AuditRows    float64       `json:"audit_rows"`           // relay_audit_rows_total
-	Bad          []string      `json:"bad_output,omitempty"` // lines that no relay may write
-	Faults       []string      `json:"faults,omitempty"`     // what went wrong with the run itself
+	Waiting      string        `json:"waiting,omitempty"`     // what it still waited for
+	AuditMissing float64       `json:"audit_missing"`         // relay_audit_missing_total over all relays
+	AuditRows    float64       `json:"audit_rows"`            // relay_audit_rows_total
+	PeakMemory   int64         `json:"peak_memory,omitempty"` // of the largest relay, resident, in bytes
+	Bad          []string      `json:"bad_output,omitempty"`  // lines that no relay may write
+	Faults       []string      `json:"faults,omitempty"`      // what went wrong with the run itself
 }
