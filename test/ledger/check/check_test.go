@@ -301,7 +301,8 @@ func TestFigures_TellHowLongTheNextLeaderTook(t *testing.T) {
 func TestFigures_TellHowFarTheSlotStoodBehind(t *testing.T) {
 	t.Parallel()
 	h := story()
-	h.Samples = []history.Sample{sample(10.11, 150, 150), sample(12.51, 350, 350), sample(14.21, 350, 350), sample(15, 650, 650)}
+	h.Samples = []history.Sample{sample(10.11, 150, 150), sample(12.51, 350, 350), sample(14.21, 350, 350), sample(15, 650, 650),
+		sample(16, 350, 650)} // after a crash
 	h.Actions = []history.Action{{Name: history.HalfDead, Began: second(12), Ended: second(13)}}
 	f := Check(h).Figures
 	// Of c1, whose COMMIT was not answered, nobody knows where it ends.

@@ -81,7 +81,7 @@ func (x *index) arrivalAfter(at history.Moment) history.Moment {
 // Lag is what the slot stood behind at most.
 type Lag struct {
 	Bytes uint64
-	Time  time.Duration // since the oldest event that was not confirmed had committed
+	Time  time.Duration // since the oldest transaction that was never confirmed had committed
 }
 
 // lags are the highest lag of the run, and the highest while half of the endpoints were dead.
@@ -98,16 +98,18 @@ func (x *index) lags() (all, halfDead Lag) {
 		}
 		return 1
 	})
+	var confirmed uint64 // once; a crash of PostgreSQL takes the slot back, and what had been confirmed does not wait again
 	for i := range x.h.Samples {
 		s := &x.h.Samples[i]
 		if !s.Slot {
 			continue
 		}
+		confirmed = max(confirmed, s.Confirmed)
 		var lag Lag
 		if s.Head > s.Confirmed {
 			lag.Bytes = s.Head - s.Confirmed
 		}
-		at := sort.Search(len(commits), func(i int) bool { return commits[i].High > s.Confirmed })
+		at := sort.Search(len(commits), func(i int) bool { return commits[i].High > confirmed })
 		if at < len(commits) && commits[at].Ended < s.Began {
 			lag.Time = s.Began.Sub(commits[at].Ended)
 		}
