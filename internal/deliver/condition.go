@@ -63,6 +63,9 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 		return
 	}
 	sub, o := ep.Subscription(), p.opts.Disable
+	if out.about != nil && out.about.URL != sub.URL {
+		return // it says nothing of the URL that somebody has set meanwhile
+	}
 	v := s.health.failed(now, o)
 	p.failing[ep] = struct{}{}
 	if v == verdictFailing || v == verdictWarn {
@@ -82,7 +85,8 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 }
 
 // disable stops all attempts at an endpoint until it is enabled again. Its events
-// are parked meanwhile.
+// are parked meanwhile. When somebody changes the subscription before this is written, that
+// stands: the change is on its way to Changed.
 func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
 	ep.lanes.disabled = true
 	delete(p.failing, ep)
@@ -90,5 +94,5 @@ func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
 	p.metrics.disabled(reason)
 	p.log.Error("subscription disabled; its events are kept and wait: `relay subscriptions enable` goes on with them",
 		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", reason, "detail", text)
-	p.submit(op{kind: opDisable, ep: ep, text: reason + ": " + text})
+	p.submit(op{kind: opDisable, ep: ep, sub: ep.Subscription(), text: reason + ": " + text})
 }

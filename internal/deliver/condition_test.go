@@ -2,8 +2,11 @@ package deliver
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func disableAfter(d time.Duration) setting {
@@ -147,4 +150,80 @@ func (l *leader) metric(name string) float64 {
 		}
 	}
 	return sum
+}
+
+// changing changes the subscription just before the relay writes that it is disabled.
+type changing struct {
+	Pool
+	change func()
+	once   sync.Once
+}
+
+func (c *changing) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	for _, q := range b.QueuedQueries {
+		if q.SQL == sqlDisable {
+			c.once.Do(c.change)
+		}
+	}
+	return c.Pool.SendBatch(ctx, b)
+}
+
+// Somebody gives the subscription another URL, or enables it, while the relay is about to
+// disable it for what it knows of the old one.
+func TestCondition_DisablesNoSubscriptionThatWasChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"enabled":          "UPDATE relay.subscriptions SET active = true, updated_at = clock_timestamp() WHERE id = $1",
+		"new URL":          "UPDATE relay.subscriptions SET url = 'https://b.test/', updated_at = clock_timestamp() WHERE id = $1",
+		"new URL, by hand": "UPDATE relay.subscriptions SET url = 'https://b.test/' WHERE id = $1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			id := w.subscribe("a.test")
+			changed := make(chan struct{})
+			w.db = &changing{Pool: w.pool, change: func() { w.exec(change, id); close(changed) }}
+			l := w.lead(func(o *Options, _ *RecorderOptions) { o.EndpointConcurrency = 1 })
+			w.sink.on("a.test", func(_ context.Context, _ *Request, try int) Outcome {
+				select {
+				case <-changed:
+					return Outcome{StatusCode: 204}
+				default:
+					return Outcome{Reason: ReasonHTTP4xx, StatusCode: 410, Gone: true}
+				}
+			})
+			sent := l.send("k1", "k2")
+			<-changed
+			l.refresh(id) // as the notification does
+			eventually(t, "all arrive", func() bool { return len(w.sink.took("a.test"))+len(w.sink.took("b.test")) == len(sent) })
+			l.quiet()
+			if n := w.count("SELECT count(*) FROM relay.subscriptions WHERE active"); n != 1 {
+				t.Error("the change was overridden")
+			}
+		})
+	}
+}
+
+// An attempt was on its way to the old URL when somebody set another one. Its 410 says nothing
+// of that.
+func TestCondition_TakesNoAnswerOfTheOldURLForTheNewOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	l := w.lead(func(o *Options, _ *RecorderOptions) { o.EndpointConcurrency, o.HandoverAfter = 1, time.Minute })
+	release := make(chan struct{})
+	w.sink.on("a.test", func(context.Context, *Request, int) Outcome {
+		<-release
+		return Outcome{Reason: ReasonHTTP4xx, StatusCode: 410, Gone: true}
+	})
+	sent := l.send("k1", "k1")
+	eventually(t, "the first is on its way", func() bool { return w.sink.attempts("a.test") == 1 })
+	w.exec("UPDATE relay.subscriptions SET url = 'https://b.test/', updated_at = clock_timestamp() WHERE id = $1", id)
+	l.refresh(id)
+	close(release)
+	eventually(t, "all arrive at the new URL", func() bool { return len(w.sink.took("b.test")) == len(sent) })
+	l.quiet()
+	if n := w.count("SELECT count(*) FROM relay.subscriptions WHERE active"); n != 1 {
+		t.Error("it was disabled for what the old URL answered")
+	}
 }

@@ -34,6 +34,7 @@ type op struct {
 	kind       opKind
 	d          *Delivery
 	ep         *Endpoint
+	sub        *Subscription // of opDisable: as it was when that was decided
 	lane       uint64
 	next       time.Time // zero: waits behind others of its lane
 	status     Status

@@ -234,6 +234,12 @@ func (p *Dispatcher) work(d *Delivery) {
 
 func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	spec := d.ep.spec.Load()
+	out := p.attemptAt(d, spec)
+	out.about = spec.sub
+	return out
+}
+
+func (p *Dispatcher) attemptAt(d *Delivery, spec *endpointSpec) Outcome {
 	if spec.fault != "" {
 		return Outcome{Reason: ReasonBlocked, Detail: spec.fault}
 	}

@@ -280,7 +280,7 @@ func (w *writer) others(ops []op) {
 		o := &ops[i]
 		switch o.kind {
 		case opDisable:
-			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text)
+			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.sub.URL)
 		case opHurry:
 			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next)
 		case opKick:

@@ -1,1 +1,3 @@
-UPDATE relay.subscriptions SET active = false, disabled_reason = $2, updated_at = now() WHERE id = $1 AND active
+-- Unless it was changed since that was decided. Other hands than ours may change the URL alone.
+UPDATE relay.subscriptions SET active = false, disabled_reason = $2, updated_at = now()
+ WHERE id = $1 AND active AND updated_at = $3 AND url = $4
