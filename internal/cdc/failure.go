@@ -86,12 +86,22 @@ func Classify(err error) State {
 	return StateUnreachable
 }
 
-// ServerGoesDown tells whether err says that PostgreSQL is shutting down. Then
-// the replication connection must be let go at once: nothing can be recorded
-// any more, and the server waits for us.
+// ServerGoesDown tells whether err says that PostgreSQL is shutting down, or that somebody
+// has ended this session alone: see SessionEnded. When it goes down the replication connection
+// must be let go at once: nothing can be recorded any more, and the server waits for us.
 func ServerGoesDown(err error) bool {
+	return hasCode(err, "57P01") || hasCode(err, "57P02") || hasCode(err, "57P03")
+}
+
+// SessionEnded tells whether err may be of pg_terminate_backend as well as of a shutdown.
+func SessionEnded(err error) bool { return hasCode(err, "57P01") }
+
+// TooManySessions tells whether a server that works has no place for another session.
+func TooManySessions(err error) bool { return hasCode(err, "53300") }
+
+func hasCode(err error, code string) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03")
+	return errors.As(err, &pg) && pg.Code == code
 }
 
 // explainRefusal adds the way out to the error of a refused connection.

@@ -494,9 +494,29 @@ func (l *leader) recordedEnd() cdc.LSN { return cdc.LSN(l.recorded.Load()) }
 func (l *leader) databaseError(err error) {
 	l.d.dbErrors.Inc()
 	l.log.Warn("database statement failed, will be tried again", "error", err)
-	if cdc.ServerGoesDown(err) {
-		l.release()
+	l.letGoIfDown(err)
+}
+
+// letGoIfDown lets go of the replication connection when err says that PostgreSQL goes
+// down. An ordinary session is ended in the same words when somebody calls
+// pg_terminate_backend; a server that goes down takes no new ones.
+func (l *leader) letGoIfDown(err error) {
+	if !cdc.ServerGoesDown(err) || cdc.SessionEnded(err) && l.d.takesSessions() {
+		return
 	}
+	l.release()
+}
+
+// takesSessions asks PostgreSQL itself, past any pooler.
+func (d *Daemon) takesSessions() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn, err := d.direct(ctx)
+	if err != nil {
+		return cdc.TooManySessions(err)
+	}
+	_ = conn.Close(ctx)
+	return true
 }
 
 // release lets go of the replication connection, so that PostgreSQL can stop.

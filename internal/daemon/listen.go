@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
@@ -24,9 +23,7 @@ func (l *leader) listen(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if cdc.ServerGoesDown(err) {
-			l.release()
-		}
+		l.letGoIfDown(err)
 		l.log.Debug("listening connection lost", "error", err)
 		select {
 		case <-ctx.Done():
