@@ -65,7 +65,7 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, e
 		d.timeline.Store(max(id.Timeline, d.timeline.Load()))
 		return state, nil
 	case faultpoint.Planted(faultpoint.SlotRecreated) && errors.Is(fault, ErrSlotGap):
-		_, _, err := d.makeSlot(ctx, conn)
+		_, _, err := d.makeSlot(ctx, conn, func() error { return nil })
 		return state, err
 	case errors.Is(fault, ErrSlotGap), errors.Is(fault, cdc.ErrPublicationMissing):
 		return d.mend(ctx, conn, state, fault)
@@ -101,12 +101,19 @@ func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string,
 	if err != nil {
 		return err
 	}
+	if err := foreignSlot(state.Slot, found, database); err != nil {
+		return err
+	}
 	switch {
 	case !found.Exists:
 		return fmt.Errorf("%w: slot %s does not exist, and progress stands at %s", ErrSlotGap, state.Slot, state.Position.End)
-	case found.Plugin != "pgoutput" || found.Database != database:
-		return fmt.Errorf("%w: slot %s uses plugin %s on database %s; set cdc.slot to another name, or drop that slot",
-			errForeignSlot, state.Slot, found.Plugin, found.Database)
+	case state.Remaking:
+		return fmt.Errorf("%w: slot %s was being made anew when a rescue was cut off, and where it begins was not noted; progress stands at %s",
+			ErrSlotGap, state.Slot, state.Position.End)
+	case state.Backfill != "" && found.ConfirmedFlush > state.Position.End:
+		// Nothing of the stream is confirmed before all rows from before the slot are recorded.
+		return fmt.Errorf("%w: slot %s stands at %s, and the rows from before %s are not all recorded: somebody has moved it or made it anew",
+			ErrSlotGap, state.Slot, found.ConfirmedFlush, state.Position.End)
 	case found.Invalidated:
 		return fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs", ErrSlotLost, state.Slot, found.WALStatus)
 	}
@@ -118,6 +125,15 @@ var ErrSlotLost = fmt.Errorf("%w for good", ErrSlotGap)
 
 // errForeignSlot is returned when the slot's name belongs to somebody else.
 var errForeignSlot = errors.New("the slot is another one")
+
+// foreignSlot refuses a slot that is somebody else's: it is neither read nor made anew.
+func foreignSlot(name string, found cdc.SlotState, database string) error {
+	if !found.Exists || found.Plugin == "pgoutput" && found.Database == database {
+		return nil
+	}
+	return fmt.Errorf("%w: slot %s uses plugin %q on database %q; set cdc.slot to another name, or drop that slot",
+		errForeignSlot, name, found.Plugin, found.Database)
+}
 
 // firstStart makes the publication and the slot, and notes the snapshot of the
 // rows that were committed before it. Two instances may come at once: a lock lets
@@ -137,7 +153,7 @@ func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn) (progress.State
 	if err := d.refuseSecondSlot(ctx, slot); err != nil {
 		return state, err
 	}
-	made, snapshot, err := d.makeSlot(ctx, conn)
+	made, snapshot, err := d.makeSlot(ctx, conn, func() error { return nil })
 	if err != nil {
 		return state, err
 	}
@@ -166,8 +182,9 @@ func (d *Daemon) lockStart(ctx context.Context, slot string) (unlock func(), err
 }
 
 // makeSlot makes sure of the publication, and makes the slot in place of one that is
-// there. It returns the snapshot of what was committed before it.
-func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn) (cdc.NewSlot, string, error) {
+// there. It returns the snapshot of what was committed before it. begin is called when
+// nothing speaks against it, and before anything is done to a slot.
+func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn, begin func() error) (cdc.NewSlot, string, error) {
 	cfg := d.cfg().CDC
 	var none cdc.NewSlot
 	if err := d.checkIDs(ctx); err != nil {
@@ -184,8 +201,14 @@ func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn) (cdc.NewSlot, str
 	if err != nil {
 		return none, "", err
 	}
+	if err := foreignSlot(cfg.Slot, found, conn.Identity().Database); err != nil {
+		return none, "", err
+	}
 	if found.Active {
 		return none, "", fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
+	}
+	if err := begin(); err != nil {
+		return none, "", err
 	}
 	if found.Exists {
 		if _, err := d.pool.Exec(ctx, "SELECT pg_drop_replication_slot($1)", cfg.Slot); err != nil {

@@ -75,16 +75,19 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 	if err != nil || state.Epoch != seen.Epoch {
 		return state, err // another instance has done it
 	}
-	made, snapshot, err := d.makeSlot(ctx, conn)
+	made, snapshot, err := d.makeSlot(ctx, conn, func() (err error) {
+		// Before the row of progress is written: it is by the row as it came that markerHere decides.
+		if state.SystemID != conn.Identity().SystemID {
+			if state.Marker, err = d.markerHere(ctx, state.Slot, state.Marker); err != nil {
+				return err
+			}
+		}
+		return progress.BeginRescue(ctx, d.pool, state, conn.Identity().SystemID)
+	})
 	if err != nil {
 		return state, err
 	}
 	faultpoint.Hit(faultpoint.InRescueSnapshot)
-	if state.SystemID != conn.Identity().SystemID {
-		if state.Marker, err = d.markerHere(ctx, state.Slot, state.Marker); err != nil {
-			return state, err
-		}
-	}
 	state.SystemID, state.Timeline = conn.Identity().SystemID, conn.Identity().Timeline
 	state.Position = cdc.Position{End: made.ConsistentPoint}
 	state.Backfill = snapshot

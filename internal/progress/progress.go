@@ -32,6 +32,9 @@ type State struct {
 	// Marker is a snapshot all of whose rows are recorded, empty when none is known.
 	// What is read for Backfill is what it does not show.
 	Marker string
+	// Remaking tells that a rescue has begun to make the slot anew, and has not come to
+	// note where it begins.
+	Remaking bool
 }
 
 var (
@@ -42,12 +45,12 @@ var (
 	ErrNone = errors.New("no progress")
 )
 
-const columns = `slot, epoch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, '')`
+const columns = `slot, epoch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, ''), remaking`
 
 func scan(row pgx.Row) (State, error) {
 	var s State
 	var end, partial string
-	err := row.Scan(&s.Slot, &s.Epoch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker)
+	err := row.Scan(&s.Slot, &s.Epoch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker, &s.Remaking)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return State{}, ErrNone
 	}
@@ -92,14 +95,33 @@ func TakeOver(ctx context.Context, db cdc.Queryer, slot string, id cdc.Identity)
 	return s, nil
 }
 
+// BeginRescue notes that the slot is about to be made anew. Without it, a rescue that
+// dies before Rescue would leave a slot that looks like the one that progress belongs to.
+//
+// A marker that means nothing on the server that systemID names, so that s has none, goes
+// for good. Else it stays as it is: an older leader may move it on meanwhile, and what is
+// trimmed then is not on record any more.
+func BeginRescue(ctx context.Context, db cdc.Execer, s State, systemID string) error {
+	tag, err := db.Exec(ctx, `UPDATE relay.progress
+   SET remaking = true, marker = CASE WHEN system_id = $3 OR $4::text <> '' THEN marker END WHERE slot = $1 AND epoch = $2`,
+		s.Slot, s.Epoch, systemID, s.Marker)
+	if err != nil {
+		return fmt.Errorf("note that slot %s is made anew: %w", s.Slot, err)
+	}
+	if tag.RowsAffected() != 1 {
+		return fmt.Errorf("note that slot %s is made anew: epoch %d is over", s.Slot, s.Epoch)
+	}
+	return nil
+}
+
 // Rescue gives a slot that has been made anew its progress: the position where it
 // begins, and the snapshot up to which rows are read from the table. It begins a new
 // epoch, so no older leader writes any more. detail tells the operator why.
 func Rescue(ctx context.Context, tx pgx.Tx, s State, detail string) (incident int64, err error) {
 	tag, err := tx.Exec(ctx, `UPDATE relay.progress
    SET system_id = $2, timeline = $3, end_lsn = $4::text::pg_lsn, partial_lsn = '0/0', partial_rows = 0,
-       backfill = $5::text::pg_snapshot, marker = nullif($6::text, '')::pg_snapshot, epoch = nextval('relay.epochs'), batch = 0, updated_at = now()
- WHERE slot = $1 AND epoch = $7`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill, s.Marker, s.Epoch)
+       backfill = $5::text::pg_snapshot, remaking = false, epoch = nextval('relay.epochs'), batch = 0, updated_at = now()
+ WHERE slot = $1 AND epoch = $6`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill, s.Epoch)
 	if err != nil {
 		return 0, fmt.Errorf("note the new slot %s: %w", s.Slot, err)
 	}
