@@ -78,6 +78,21 @@ LEFT JOIN (SELECT event_id, string_agg(subscription_id::text, ' ') AS subscripti
 LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = e.%[1]s::text
 LEFT JOIN relay.progress AS p ON p.slot = $3`
 
+// Quarantined is what the expression of OnRecord says of a row that is in quarantine.
+const Quarantined = "quarantined"
+
+// OnRecord returns a join, for outbox.TableQuery, and an expression that names the
+// subscriptions to which a row's delivery through the stream has ended or waits, and tells
+// whether it is in quarantine. A delivery of a replay counts when it arrived.
+func OnRecord(id string) (join, expression string) {
+	id = pgx.Identifier{"e", id}.Sanitize() + "::text"
+	return `LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, ' ') AS subscriptions
+             FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE replay_id IS NULL OR status = 'DELIVERED'
+                   UNION SELECT event_id, subscription_id FROM relay.parked WHERE replay_id IS NULL) AS d GROUP BY 1) AS r ON r.event_id = ` + id + `
+LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = ` + id,
+		`concat_ws(' ', CASE WHEN q.event_id IS NOT NULL THEN '` + Quarantined + `' END, r.subscriptions)`
+}
+
 // MakeReport looks at every row of a stretch of time that is still in the table, and at
 // what is on record of each delivery that it should have.
 func MakeReport(ctx context.Context, db Reporter, o ReportOptions) (*Report, error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -257,7 +258,7 @@ func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) e
 		xids = append(xids, strconv.FormatUint(xid, 10))
 	}
 	where := l.d.auditTable().Among()
-	err = l.d.tableRows(ctx, conn, where, []any{w.To.String(), w.From.String(), xids}, func(row cdc.Row) error {
+	err = l.d.tableRows(ctx, conn, outbox.TableQuery{Where: where, Args: []any{w.To.String(), w.From.String(), xids}}, func(row cdc.Row, _ []byte) error {
 		id, xid, ok := reader.Read(row)
 		if !ok || found.gaps[xid].Came(id) || found.parked[id] {
 			return nil

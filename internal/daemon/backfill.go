@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -86,7 +88,15 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 	}
 	reader := audit.NewRowReader(l.d.auditColumns())
 	start := l.state.Position.End
-	err = l.d.tableRows(ctx, conn, l.d.auditTable().Between(), []any{l.state.Backfill, l.state.Marker}, func(row cdc.Row) error {
+	taken, err := takenPlaces(ctx, conn, start)
+	if err != nil {
+		return false, 0, err
+	}
+	q := outbox.TableQuery{Where: l.d.auditTable().Between(), Args: []any{l.state.Backfill, l.state.Marker}}
+	if l.rescue.incident != 0 && l.state.Marker == "" {
+		q.Join, q.Beside = audit.OnRecord(l.d.auditColumns().ID)
+	}
+	err = l.d.tableRows(ctx, conn, q, func(row cdc.Row, beside []byte) error {
 		if !began {
 			began = true
 			if err := l.watermark.BeginBackfill(start); err != nil {
@@ -97,11 +107,15 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 		if _, xid, ok := reader.Read(row); ok && accounted[xid] {
 			return nil
 		}
+		known := strings.Fields(string(beside))
+		if slices.Contains(known, audit.Quarantined) {
+			return nil
+		}
 		ticket, err := l.watermark.Row()
 		if err != nil {
 			return err
 		}
-		if err := l.intake.admit(ctx, row, place{commit: uint64(start), index: firstBackfillIndex + n}, settle{l.watermark, ticket}); err != nil {
+		if err := l.intake.admit(ctx, row, known, place{commit: uint64(start), index: firstBackfillIndex + n, behind: taken}, settle{l.watermark, ticket}); err != nil {
 			return err
 		}
 		n++
@@ -116,6 +130,19 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 		}
 	}
 	return true, n, l.endBackfill(ctx, n)
+}
+
+// takenPlaces is how many indexes are taken by rows that a term before this one has read
+// and parked, before it was cut off. The table may lack some of them by now: counted from
+// the beginning again, another row would get the place of one that is parked, and not be
+// parked itself.
+func takenPlaces(ctx context.Context, conn *pgx.Conn, start cdc.LSN) (int, error) {
+	const q = `SELECT coalesce(max(row_index)::bigint + 1 - $2::bigint, 0) FROM relay.parked WHERE commit_lsn = $1::text::pg_lsn AND row_index < 0`
+	var n int
+	if err := conn.QueryRow(ctx, q, start.String(), int64(firstBackfillIndex)).Scan(&n); err != nil {
+		return 0, fmt.Errorf("look for rows that are parked already: %w", err)
+	}
+	return n, nil
 }
 
 // accounted are the transactions that were recorded before the slot was lost, with all
@@ -140,16 +167,17 @@ func (l *leader) accounted(ctx context.Context, conn *pgx.Conn) (map[uint64]bool
 	return l.d.auditTable().Whole(ctx, tx, from, to, l.rescue.recorded)
 }
 
-// tableRows reads rows of the outbox in a transaction of its own.
-func (d *Daemon) tableRows(ctx context.Context, conn *pgx.Conn, where string, args []any, take func(cdc.Row) error) error {
+// tableRows reads rows of the outbox in a transaction of its own. Where of q is
+// Table.Between, or begins with it.
+func (d *Daemon) tableRows(ctx context.Context, conn *pgx.Conn, q outbox.TableQuery, take func(row cdc.Row, beside []byte) error) error {
 	tx, err := audit.BeginReading(ctx, conn)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	m := mappingOptions(d.cfg())
-	return outbox.ReadRows(ctx, tx, outbox.TableQuery{Table: m.Table, Columns: m.Columns, Where: where, Args: args},
-		func(row cdc.Row, _ []byte) error { return take(row) })
+	q.Table, q.Columns = m.Table, m.Columns
+	return outbox.ReadRows(ctx, tx, q, take)
 }
 
 // auditTable is the outbox as the audit reads it.

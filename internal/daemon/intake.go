@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,7 +177,7 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 		done.Done()
 		return nil
 	}
-	return in.admit(ctx, it.Row, place{commit: uint64(in.commit), index: index, at: in.at}, done)
+	return in.admit(ctx, it.Row, nil, place{commit: uint64(in.commit), index: index, at: in.at}, done)
 }
 
 // foreign tells whether rows of a table are none of the outbox, under its name or another. A publication of all tables brings
@@ -191,6 +192,9 @@ type place struct {
 	commit uint64
 	index  int
 	at     time.Time
+	// behind is how many places an event stands behind index, because they are taken. A row that
+	// becomes no event keeps index: it may have been read before, and is the same in quarantine.
+	behind int
 }
 
 // settle is a Ticket that knows its watermark.
@@ -201,8 +205,9 @@ type settle struct {
 
 func (s settle) Done() { s.w.Done(s.t) }
 
-// admit maps a row and sends the event on its way.
-func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliver.Ticket) error {
+// admit maps a row and sends the event on its way, except to the subscriptions of known,
+// whose deliveries are on record.
+func (in *intake) admit(ctx context.Context, row cdc.Row, known []string, at place, ticket deliver.Ticket) error {
 	event, err := in.interpret(row, at, ticket)
 	if event == nil {
 		return err
@@ -212,6 +217,11 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, at place, ticket deliv
 		eps = in.dir.All()
 	}
 	in.metrics.Event(len(eps) > 0)
+	if len(known) > 0 {
+		eps = slices.DeleteFunc(slices.Clone(eps), func(ep *deliver.Endpoint) bool {
+			return slices.Contains(known, ep.Subscription().ID.String())
+		})
+	}
 	if len(eps) == 0 {
 		ticket.Done()
 		return nil
@@ -283,7 +293,7 @@ func flight(e *outbox.Event, at place, ticket deliver.Ticket) *deliver.Flight {
 		at.at = e.CreatedAt
 	}
 	return &deliver.Flight{EventID: e.ID, TenantID: e.TenantID, Type: e.Type, AggregateType: e.AggregateType,
-		AggregateID: e.AggregateID, Key: e.Key(), CommitLSN: at.commit, Index: at.index, CommitTime: at.at,
+		AggregateID: e.AggregateID, Key: e.Key(), CommitLSN: at.commit, Index: at.index + at.behind, CommitTime: at.at,
 		Body: e.Body(), Ticket: ticket}
 }
 

@@ -103,6 +103,10 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 	d.hole.Store(nil)
 	d.log.Error("slot made anew; rows that the stream has missed are read from the table", "slot", state.Slot,
 		"at", made.ConsistentPoint.String(), "because", fault.Error(), "shown_by_marker", state.Marker)
+	if state.Marker == "" {
+		d.log.Warn("no marker tells what was recorded before: every retained row is read, and sent unless relay.deliveries or relay.parked "+
+			"has its delivery; with deliver.log failures or none, most of them are sent again", "deliver.log", string(d.cfg().Deliver.Log))
+	}
 	return progress.Load(ctx, d.pool, state.Slot)
 }
 
