@@ -25,6 +25,11 @@ const keepEach = 20_000
 // hundred bytes each. Beyond, it forgets and begins anew with the next marker.
 const maxTransactions = 500_000
 
+// maxUnknown bounds the transactions that are left over although the server has given out no
+// such ids: their rows were restored from another cluster, or their writer made ids up. Most
+// of them no snapshot will ever show.
+const maxUnknown = 1000
+
 // seen is what the stream has shown of one transaction.
 type seen struct {
 	cdc.Tally
@@ -37,6 +42,7 @@ type Journal struct {
 	reader *RowReader
 
 	mu       sync.Mutex
+	most     int // transactions that are kept
 	baseline cdc.Snapshot
 	open     []seen      // of the transaction that is coming in
 	done     []seen      // of those that have, in stream order
@@ -53,12 +59,14 @@ type Journal struct {
 	came     chan struct{} // closed when the expected marker has come
 	upTo     int           // what came before it in done
 	lsn      cdc.LSN
+	before   int    // what had come when it was not emitted yet
+	own      uint64 // id of the transaction that emitted it; 0 until Emitted
 }
 
 // NewJournal returns a Journal that begins behind the marker of baseline, the zero
 // Snapshot for none, with the transactions that are recorded since.
 func NewJournal(columns Columns, baseline cdc.Snapshot, recorded []cdc.Tally) *Journal {
-	j := &Journal{reader: NewRowReader(columns)}
+	j := &Journal{reader: NewRowReader(columns), most: maxTransactions}
 	j.Reset(baseline)
 	j.done = make([]seen, 0, len(recorded))
 	for _, t := range recorded {
@@ -69,11 +77,18 @@ func NewJournal(columns Columns, baseline cdc.Snapshot, recorded []cdc.Tally) *J
 	return j
 }
 
+// Keep changes how many transactions are kept before the Journal forgets.
+func (j *Journal) Keep(n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.most = n
+}
+
 // Reset forgets everything and begins behind another baseline.
 func (j *Journal) Reset(baseline cdc.Snapshot) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.baseline, j.open, j.done, j.ids, j.rows, j.expected = baseline, nil, nil, nil, 0, ""
+	j.baseline, j.open, j.done, j.ids, j.rows, j.expected, j.upTo, j.before = baseline, nil, nil, nil, 0, "", 0, 0
 	j.coming, j.folded = cdc.Snapshot{}, cdc.Tally{}
 }
 
@@ -146,8 +161,8 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	}
 	j.done = append(j.done, j.open...)
 	j.open = j.open[:0]
-	if j.fold(); len(j.done) > maxTransactions {
-		j.done, j.ids, j.upTo, j.baseline, j.overflow = nil, nil, 0, cdc.Snapshot{}, true
+	if j.fold(); len(j.done) > j.most {
+		j.done, j.ids, j.upTo, j.before, j.baseline, j.overflow = nil, nil, 0, 0, cdc.Snapshot{}, true
 		j.folded = cdc.Tally{}
 	}
 	return j.tallies
@@ -158,15 +173,17 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 func (j *Journal) Expect(number string) <-chan struct{} {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.expected, j.came, j.coming = number, make(chan struct{}), cdc.Snapshot{}
+	j.expected, j.came = number, make(chan struct{})
+	j.before, j.own, j.coming = len(j.done), 0, cdc.Snapshot{}
 	return j.came
 }
 
-// Emitted tells the snapshot of the expected marker, before it comes or after.
-func (j *Journal) Emitted(snapshot cdc.Snapshot) {
+// Emitted tells by which transaction the expected marker was emitted, and its snapshot,
+// before it comes or after. Whatever had come before has ids below.
+func (j *Journal) Emitted(xid uint64, snapshot cdc.Snapshot) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.coming, j.foldAt = snapshot, keepEach
+	j.own, j.coming, j.foldAt = xid, snapshot, keepEach
 	j.fold()
 }
 
@@ -177,16 +194,20 @@ func (j *Journal) fold() {
 		return
 	}
 	var rest []seen
-	for _, s := range j.done {
+	before := 0
+	for i, s := range j.done {
 		switch {
 		case j.baseline.Visible(s.XID):
 		case j.coming.Visible(s.XID):
 			j.folded.Rows += s.Rows
 			j.folded.Sum += s.Sum
 		default:
-			rest = append(rest, s)
+			if rest = append(rest, s); i < j.before {
+				before++
+			}
 		}
 	}
+	j.before = before
 	j.keep(rest)
 	j.foldAt = keepEach + 2*len(rest) // not for each of those that it does not show
 }
@@ -224,10 +245,17 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 	defer j.mu.Unlock()
 	w = Window{From: j.baseline, To: snapshot, LSN: j.lsn, Forgotten: j.overflow, ids: j.ids, folded: j.folded}
 	var rest []seen
+	unknown := 0
 	for i, s := range j.done {
+		foreign := i < j.before && j.own != 0 && s.XID >= j.own
+		if foreign {
+			unknown++
+		}
 		switch {
 		case j.baseline.Visible(s.XID):
 			// The writer has set a transaction id of its own.
+		case foreign && unknown > maxUnknown:
+			w.Unknown++
 		case i < j.upTo && snapshot.Visible(s.XID):
 			w.seen = append(w.seen, s)
 		default:
@@ -238,6 +266,6 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 		}
 	}
 	j.keep(rest) // the window has the ids that there were
-	j.baseline, j.upTo, j.overflow, j.folded = snapshot, 0, false, cdc.Tally{}
+	j.baseline, j.upTo, j.before, j.overflow, j.folded = snapshot, 0, 0, false, cdc.Tally{}
 	return w, leftOver
 }

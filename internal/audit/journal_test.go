@@ -144,7 +144,7 @@ func TestJournal_AddsUpABacklogThatTheMarkerWillShow(t *testing.T) {
 	const n = maxTransactions + 1000
 	bring(j, 90, n+50, number(n)) // does not show, and goes before
 	j.Expect("lost")
-	j.Emitted(cdc.Snapshot{Xmin: n + 6, Xmax: n + 6})
+	j.Emitted(n+6, cdc.Snapshot{Xmin: n + 6, Xmax: n + 6})
 	most := 0
 	for i := range n {
 		bring(j, cdc.LSN(100+i), uint64(6+i), number(i)) //nolint:gosec // small
@@ -155,7 +155,7 @@ func TestJournal_AddsUpABacklogThatTheMarkerWillShow(t *testing.T) {
 	}
 	j.Expect("m")
 	j.Marker("m", 1<<40)
-	j.Emitted(cdc.Snapshot{Xmin: n + 60, Xmax: n + 60}) // it came before the answer did
+	j.Emitted(n+60, cdc.Snapshot{Xmin: n + 60, Xmax: n + 60}) // it came before the answer did
 	w, left := j.Cut(cdc.Snapshot{Xmin: n + 60, Xmax: n + 60})
 	if got := int(w.folded.Rows) + len(w.seen); got != n+1 || len(left) != 0 || w.Forgotten {
 		t.Errorf("the window has %d rows, want %d; left over %v", got, n+1, left)

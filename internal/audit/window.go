@@ -20,9 +20,12 @@ type Window struct {
 	// Forgotten tells that the Journal had to forget what came, so that there is nothing
 	// to compare. From is zero then.
 	Forgotten bool
-	seen      []seen
-	folded    cdc.Tally   // of transactions that are not among seen, all together
-	ids       []uuid.UUID // that seen points into
+	// Unknown is how many transactions are kept no longer, because the server has given out no
+	// such ids and there are too many of them.
+	Unknown int
+	seen    []seen
+	folded  cdc.Tally   // of transactions that are not among seen, all together
+	ids     []uuid.UUID // that seen points into
 }
 
 // Result is what a comparison found.
@@ -65,16 +68,28 @@ type Beginner interface {
 // A query of an ordinary transaction may look up the partitions before a move is
 // committed and take its snapshot after, and then sees the moved rows nowhere. Here the
 // snapshot comes first.
+//
+// A timeout of the role or the database does not count: what must be read takes as long as
+// it takes, and a query that is ended each time would never be done.
 func BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, "SELECT pg_current_snapshot()"); err != nil {
+	const q = `SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')`
+	if _, err := tx.Exec(ctx, q); err != nil {
 		_ = tx.Rollback(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	return tx, nil
+}
+
+// ByIndex makes the queries of a transaction find a narrow window by the index. A plan for
+// all of the table would be a mistake of the statistics, or of a plan that was kept from
+// when the table was small.
+func ByIndex(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL plan_cache_mode = force_custom_plan")
+	return err
 }
 
 // Between is a condition on rows of the table: their transactions are shown by to
@@ -110,10 +125,10 @@ func (t Table) sums(byTransaction bool) string {
           FROM ` + pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() + ` WHERE ` + t.Between() + `) AS w` + group
 }
 
-// Compare compares what the stream has shown with the table. recorded reads what of
-// it is on record, transaction by transaction; it is called when the two differ and
-// the Journal has added some up.
-func (t Table) Compare(ctx context.Context, db Beginner, w Window, recorded func(context.Context) ([]cdc.Tally, error)) (Result, error) {
+// Compare compares what the stream has shown with the table. When the two differ and the
+// Journal has added up what came, what is on record of slot tells one transaction from
+// another, as in CompareRecorded.
+func (t Table) Compare(ctx context.Context, db Beginner, slot string, w Window) (Result, error) {
 	total := w.folded
 	for _, s := range w.seen {
 		total.Rows += s.Rows
@@ -124,8 +139,7 @@ func (t Table) Compare(ctx context.Context, db Beginner, w Window, recorded func
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	// The window is small and has an index; a plan for all of the table would be a mistake of the statistics.
-	if _, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0"); err != nil {
+	if err := ByIndex(ctx, tx); err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
 	all, err := t.read(ctx, tx, false, w)
@@ -137,34 +151,16 @@ func (t Table) Compare(ctx context.Context, db Beginner, w Window, recorded func
 	if found.Rows == total.Rows && found.Sum == total.Sum {
 		return res, nil
 	}
+	if w.folded.Rows > 0 {
+		res.Missing, err = t.byRecord(ctx, tx, slot, w.From, w.To)
+		return res, err
+	}
 	each, err := t.read(ctx, tx, true, w)
 	if err != nil {
 		return Result{}, err
 	}
-	if w.folded.Rows > 0 {
-		list, err := recorded(ctx)
-		if err != nil {
-			return Result{}, err
-		}
-		w.unfold(list)
-	}
 	w.compare(&res, each)
 	return res, nil
-}
-
-// unfold takes the transactions that were added up from what is on record. Which of
-// their rows came is not known any more.
-func (w *Window) unfold(recorded []cdc.Tally) {
-	known := make(map[uint64]bool, len(w.seen))
-	for _, s := range w.seen {
-		known[s.XID] = true
-	}
-	for _, t := range recorded {
-		if !known[t.XID] && w.To.Visible(t.XID) && !w.From.Visible(t.XID) {
-			w.seen = append(w.seen, seen{Tally: t})
-		}
-	}
-	w.folded = cdc.Tally{}
 }
 
 func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window) ([]cdc.Tally, error) {
@@ -198,6 +194,58 @@ func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	return list, nil
+}
+
+// recordedSums finds the transactions of a window of which the table has other rows than
+// relay.accounted says. An entry of it is 28 bytes, see cdc.AppendTallies, and may stand
+// there twice; a transaction may have several.
+const recordedSums = `
+SELECT t.key, t.n FROM (%s) AS t(key, n, upper, lower)
+  LEFT JOIN (SELECT xid, sum(n) AS n, sum(fingerprint) AS fingerprint
+               FROM (SELECT DISTINCT ('x' || encode(substr(entries, i, 8), 'hex'))::bit(64)::bigint AS commit_lsn,
+                            ('x' || encode(substr(entries, i + 8, 8), 'hex'))::bit(64)::bigint AS xid,
+                            ('x' || encode(substr(entries, i + 16, 4), 'hex'))::bit(32)::bigint AS n,
+                            ('x' || encode(substr(entries, i + 20, 8), 'hex'))::bit(64)::bigint AS fingerprint
+                       FROM (SELECT entries || '' AS entries FROM relay.accounted WHERE slot = $3 OFFSET 0) AS a, -- read each once, whole
+                            generate_series(1, length(entries) - 27, 28) AS i) AS e GROUP BY xid) AS r
+         ON r.xid = t.key::bigint
+ WHERE r.xid IS NULL OR r.n <> t.n OR mod(t.lower::numeric + 31 * t.upper::numeric - r.fingerprint, 18446744073709551616) <> 0`
+
+// CompareRecorded compares what is on record of a slot's transactions with the table, when a
+// Journal had more to keep than it may. It names no rows: a transaction that differs counts
+// as missing with all of its rows. Whatever came before the marker of to must be recorded.
+func (t Table) CompareRecorded(ctx context.Context, db Beginner, slot string, from, to cdc.Snapshot) (Result, error) {
+	tx, err := BeginReading(ctx, db)
+	if err != nil {
+		return Result{}, fmt.Errorf("audit: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if err := ByIndex(ctx, tx); err != nil {
+		return Result{}, fmt.Errorf("audit: %w", err)
+	}
+	all, err := t.read(ctx, tx, false, Window{From: from, To: to})
+	if err != nil {
+		return Result{}, err
+	}
+	missing, err := t.byRecord(ctx, tx, slot, from, to)
+	return Result{Rows: int(all[0].Rows), Missing: missing}, err
+}
+
+func (t Table) byRecord(ctx context.Context, tx pgx.Tx, slot string, from, to cdc.Snapshot) (missing []Gap, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(recordedSums, t.sums(true)), to.String(), from.String(), slot)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	var key string
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&key, &n}, func() error {
+		xid, err := strconv.ParseUint(key, 10, 64)
+		missing = append(missing, Gap{XID: xid, Rows: n})
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return missing, nil
 }
 
 // Whole returns the transactions of a list of which the table has exactly what the

@@ -99,7 +99,11 @@ func (f *fixture) compareAt(snapshot cdc.Snapshot) Result {
 	f.lsn += 10
 	f.j.Marker("m", f.lsn)
 	w, _ := f.j.Cut(snapshot)
-	res, err := events.Compare(f.t.Context(), f.conn, w, func(context.Context) ([]cdc.Tally, error) { return f.recorded, nil })
+	const record = "INSERT INTO relay.accounted (slot, max_lsn, entries) VALUES ('s', '0/1', $1)"
+	if _, err := f.conn.Exec(f.t.Context(), record, cdc.AppendTallies([]byte{}, f.recorded)); err != nil {
+		f.t.Fatal(err)
+	}
+	res, err := events.Compare(f.t.Context(), f.conn, "s", w)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -161,7 +165,7 @@ END LOOP; END $$`, backlog))
 			}
 			shown := f.snapshot()
 			f.j.Expect("m")
-			f.j.Emitted(shown)
+			f.j.Emitted(shown.Xmax, shown)
 			rows, err := f.conn.Query(t.Context(), "SELECT xid::text::bigint, array_agg(id) FROM outbox.events GROUP BY xid ORDER BY xid::text::bigint")
 			if err != nil {
 				t.Fatal(err)
@@ -241,6 +245,23 @@ func TestCompare_LeavesOutWhatIsStillRunning(t *testing.T) {
 	}
 	if res := f.compare(); res.Rows != 7 || len(res.Missing) != 1 {
 		t.Errorf("%+v; want the seven rows, which did not come", res)
+	}
+}
+
+// A timeout of the role would end what must be read each time anew.
+func TestBeginReading_TakesAsLongAsItTakes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	if _, err := f.conn.Exec(t.Context(), "SET statement_timeout = '20ms'"); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := BeginReading(t.Context(), f.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), "SELECT pg_sleep(0.2)"); err != nil {
+		t.Error(err)
 	}
 }
 

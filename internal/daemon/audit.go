@@ -47,10 +47,13 @@ func (l *leader) setUpAudit(ctx context.Context) error {
 	}
 	if l.state.Backfill == "" {
 		l.journal = audit.NewJournal(l.d.auditColumns(), marker, recorded)
-		return nil
+	} else {
+		l.journal = audit.NewJournal(l.d.auditColumns(), cdc.Snapshot{}, nil)
+		l.rescue.recorded = recorded
 	}
-	l.journal = audit.NewJournal(l.d.auditColumns(), cdc.Snapshot{}, nil)
-	l.rescue.recorded = recorded
+	if n := l.d.opts.AuditKeeps; n > 0 {
+		l.journal.Keep(n)
+	}
 	return nil
 }
 
@@ -63,19 +66,25 @@ func (l *leader) audit(ctx context.Context) error {
 		if err := pause(ctx, min(l.d.cfg().CDC.MarkerInterval/4, 250*time.Millisecond)); err != nil {
 			return err
 		}
-		if l.backfilling.Load() || l.auditOff.Load() {
+		if l.backfilling.Load() {
 			continue
 		}
-		if l.journal.Blind() {
+		if !l.auditOff.Load() && l.journal.Blind() {
 			l.auditOff.Store(true)
 			l.recorder.KeepSettled(false)
 			l.log.Warn("no audit and no rescue: the rows have no transaction id that can be read", "column", l.d.auditColumns().XID)
-			continue
 		}
 		every := l.d.cfg().CDC.MarkerInterval
 		quiet := l.journal.Rows() == 0 && !l.journal.Baseline().IsZero()
 		since := time.Since(last)
-		if l.journal.Rows() < audit.ManyRows && (since < every || quiet && since < idleMarkers*every) {
+		switch {
+		case l.auditOff.Load():
+			// Nothing is proved, so what is on record since the last marker is not trimmed: another leader,
+			// or a rescue, may need it. That has an end too.
+			if !l.journal.Overflowed() || since < every {
+				continue
+			}
+		case l.journal.Rows() < audit.ManyRows && (since < every || quiet && since < idleMarkers*every):
 			continue
 		}
 		if err := l.auditOnce(ctx); err != nil {
@@ -90,8 +99,9 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	number := uuid.NewString()
 	came := l.journal.Expect(number)
 	var position, text string
-	err := l.d.pool.QueryRow(ctx, "SELECT pg_logical_emit_message(true, $1, $2)::text, pg_current_snapshot()::text",
-		markerPrefix, number).Scan(&position, &text)
+	var own int64
+	err := l.d.pool.QueryRow(ctx, "SELECT pg_logical_emit_message(true, $1, $2)::text, pg_current_snapshot()::text, pg_current_xact_id()::text::bigint",
+		markerPrefix, number).Scan(&position, &text, &own)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.databaseError(fmt.Errorf("emit marker: %w", err))
@@ -102,11 +112,11 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.journal.Emitted(snapshot)
 	emitted, err := parseLSN(position)
 	if err != nil {
 		return err
 	}
+	l.journal.Emitted(uint64(own), snapshot) //nolint:gosec // not negative
 	if there, err := l.awaitMarker(ctx, came, emitted); !there {
 		return err
 	}
@@ -118,11 +128,20 @@ func (l *leader) auditOnce(ctx context.Context) error {
 		}
 	}
 	batch := l.recorder.Written()
+	if window.Unknown > 0 {
+		l.log.Warn("rows carry transaction ids that this server has not given out: they were restored, or the writer made the ids up; "+
+			"they are delivered, and too many to be audited", "transactions", window.Unknown)
+	}
 	switch {
-	case window.Forgotten:
+	case window.Forgotten && l.auditOff.Load():
 		err = l.forgotten(ctx, window)
+	case window.Forgotten:
+		err = l.compareRecorded(ctx, window)
 	case !window.From.IsZero(): // else no marker is known yet, and this is the first
 		err = l.compare(ctx, window)
+	}
+	if errors.Is(err, errGivenUp) {
+		return nil // the marker before it stands
 	}
 	if err != nil {
 		return err
@@ -138,7 +157,9 @@ func (l *leader) auditOnce(ctx context.Context) error {
 		l.settled.ForgetAnywhere()
 		l.recorder.KeepSettled(false)
 	}
-	l.auditedAt.Store(time.Now().UnixNano())
+	if !l.auditOff.Load() {
+		l.auditedAt.Store(time.Now().UnixNano())
+	}
 	return nil
 }
 
@@ -165,7 +186,7 @@ func (l *leader) awaitMarker(ctx context.Context, came <-chan struct{}, emitted 
 
 // forgotten tells that rows came which are not compared with the table.
 func (l *leader) forgotten(ctx context.Context, w audit.Window) error {
-	const detail = "more came between two markers than is kept, and was not compared with the table; `relay audit` compares the table with the records"
+	const detail = "more came between two markers than is kept, and it could not be compared with the table; `relay audit` compares the table with the deliveries"
 	l.log.Error(detail, "up_to", w.LSN.String())
 	return l.persist(ctx, func() error {
 		id, err := progress.NoteIncident(ctx, l.d.pool, l.state.Slot, "audit", detail)
@@ -183,19 +204,51 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 		if l.journal.Overflowed() {
 			return errGivenUp
 		}
-		res, err = l.d.auditTable().Compare(ctx, l.d.pool, w, func(ctx context.Context) ([]cdc.Tally, error) {
-			return progress.Accounted(ctx, l.d.pool, l.state.Slot)
-		})
+		res, err = l.d.auditTable().Compare(ctx, l.d.pool, l.state.Slot, w)
 		return err
 	})
 	if errors.Is(err, errGivenUp) {
-		l.log.Error("the audit could not read the table for so long that it has given up what came meanwhile; "+
-			"`relay audit` compares it with the records", "between", w.From.String(), "and", w.To.String())
-		return nil
+		l.log.Warn("the audit could not read the table for so long that it does not remember all that came meanwhile; it goes on with what is on record")
 	}
 	if err != nil {
 		return err
 	}
+	return l.judge(ctx, w, res)
+}
+
+// compareRecorded compares with the table what is on record since the last marker, because
+// more came than is kept in memory: a relay that was away for long begins with that.
+func (l *leader) compareRecorded(ctx context.Context, w audit.Window) error {
+	var res audit.Result
+	err := l.persist(ctx, func() error {
+		if l.journal.Overflowed() { // once more, while the table could not be read
+			return errGivenUp
+		}
+		state, err := progress.Load(ctx, l.d.pool, l.state.Slot)
+		if err != nil {
+			return err
+		}
+		if state.Marker == "" {
+			return errGivenUp
+		}
+		if w.From, err = cdc.ParseSnapshot(state.Marker); err != nil {
+			return err
+		}
+		res, err = l.d.auditTable().CompareRecorded(ctx, l.d.pool, l.state.Slot, w.From, w.To)
+		return err
+	})
+	if errors.Is(err, errGivenUp) {
+		return l.forgotten(ctx, w)
+	}
+	if err != nil {
+		return err
+	}
+	l.log.Info("more came between two markers than is kept in memory; what is on record was compared with the table", "rows", res.Rows)
+	return l.judge(ctx, w, res)
+}
+
+// judge delivers what a comparison has found to be missing.
+func (l *leader) judge(ctx context.Context, w audit.Window, res audit.Result) error {
 	l.d.auditMetrics.rows.Add(float64(res.Rows))
 	if res.Vanished > 0 {
 		l.d.auditMetrics.vanished.Add(float64(res.Vanished))
@@ -208,8 +261,7 @@ func (l *leader) compare(ctx context.Context, w audit.Window) error {
 	for _, g := range res.Missing {
 		found.gaps[g.XID] = g
 	}
-	err = l.persist(ctx, func() error { return l.deliverLate(ctx, w, &found) })
-	if err != nil {
+	if err := l.persist(ctx, func() error { return l.deliverLate(ctx, w, &found) }); err != nil {
 		return err
 	}
 	if found.rows == 0 { // they were known to have come, and others of their transaction are gone

@@ -116,3 +116,85 @@ func TestAudit_TakesNoMarkerOfOthers(t *testing.T) {
 	r.eventually("all arrive", func() bool { return len(rec.arrivals()) == 10 })
 	d.stop()
 }
+
+// A relay that was away for long has more to read than the audit keeps, before its first marker
+// comes. What somebody has hidden from the stream meanwhile is missed all the same, by what
+// is on record.
+func TestAudit_MissesWhatWasHiddenAlsoWhenMoreCameThanItKeeps(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers)
+	r.keep = 50
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	r.orders(0, 20)
+	r.eventually("the first rows arrive", func() bool { return len(rec.arrivals()) == 20 })
+	r.audited(d)
+	d.stop()
+	r.orders(20, 25)
+	r.exec("SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())", r.slot())
+	r.orders(25, 225)
+	d = r.start()
+	r.eventually("all arrive", func() bool { return len(rec.orderNumbers(t)) == 225 })
+	r.audited(d)
+	if n := d.metric(t, "relay_audit_missing_total"); n != 5 {
+		t.Errorf("the audit missed %d rows, want 5", n)
+	}
+	d.stop()
+	if n := r.mustHaveEach(rec, 225); n != 0 {
+		t.Errorf("%d rows were sent twice", n)
+	}
+}
+
+// accounted is how many transactions are on record since the last marker.
+func (r *rig) accounted() int {
+	r.t.Helper()
+	return r.number("SELECT coalesce(sum(length(entries)), 0) / 28 FROM relay.accounted")
+}
+
+// While the rows cannot be audited no marker trims the record of transactions.
+func TestAudit_BoundsTheRecordOfTransactionsThatItCannotProve(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers)
+	r.keep = 50
+	r.exec("ALTER TABLE outbox.events ALTER xid DROP NOT NULL")
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	r.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload, xid) VALUES ('acme', 'x', 'y', 'z', '{}', NULL)`)
+	r.eventually("it says that there is no audit", func() bool { return strings.Contains(d.log.String(), "no audit and no rescue") })
+	r.orders(0, 200)
+	r.eventually("all arrive", func() bool { return len(rec.orderNumbers(t)) == 200 })
+	r.eventually("the record is trimmed", func() bool { return r.accounted() < 100 })
+	if what := r.text("SELECT coalesce(string_agg(kind || ': ' || detail, '; '), 'nothing') FROM relay.incidents"); !strings.Contains(what, "more came") {
+		t.Errorf("incidents: %s", what)
+	}
+	d.stop()
+}
+
+// Rows with ids that the server has not given out are shown by no snapshot for a long time, and
+// would stand in the record of transactions as long, written anew with each marker.
+func TestAudit_KeepsFewTransactionsThatNoSnapshotShows(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers)
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "sales_order.*")
+	d := r.start()
+	r.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload, xid)
+		SELECT 'acme', 'x', 'y', 'z', '{}', (4000000000 + n)::text::xid8 FROM generate_series(1, 3000) n`)
+	r.orders(0, 10)
+	for range 3 {
+		r.orders(10, 11)
+		r.audited(d)
+	}
+	if n := r.accounted(); n > 1100 {
+		t.Errorf("%d transactions stay on record", n)
+	}
+	if !strings.Contains(d.log.String(), "transaction ids that this server has not given out") {
+		t.Error("the log does not tell of them")
+	}
+	if n := d.metric(t, "relay_audit_missing_total") + d.metric(t, "relay_audit_vanished_total"); n != 0 {
+		t.Errorf("%d rows are missing or vanished", n)
+	}
+	d.stop()
+}

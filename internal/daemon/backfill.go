@@ -175,6 +175,11 @@ func (d *Daemon) tableRows(ctx context.Context, conn *pgx.Conn, q outbox.TableQu
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if q.Args[1] != "" { // a marker: what it does not show is a small part of the table
+		if err := audit.ByIndex(ctx, tx); err != nil {
+			return err
+		}
+	}
 	m := mappingOptions(d.cfg())
 	q.Table, q.Columns = m.Table, m.Columns
 	return outbox.ReadRows(ctx, tx, q, take)

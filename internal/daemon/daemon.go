@@ -38,6 +38,9 @@ type Options struct {
 	Version string
 	// LogDropped is how many lines the log has not taken; nil when it takes them all.
 	LogDropped func() int64
+	// AuditKeeps is how many transactions the audit keeps in memory between two markers; 0:
+	// as many as are good for it.
+	AuditKeeps int
 	// Reload reads the configuration again; nil when it cannot change.
 	Reload func() (*Settings, error)
 }

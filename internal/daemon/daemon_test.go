@@ -98,6 +98,7 @@ type rig struct {
 	url  string
 	conn *pgx.Conn
 	env  []string
+	keep int // transactions that the audit keeps, 0 for its own bound
 }
 
 func newRig(t *testing.T, env ...string) *rig {
@@ -198,7 +199,7 @@ func (r *rig) launch() *running {
 	}
 	buf := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test"})
+	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test", AuditKeeps: r.keep})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -67,6 +67,11 @@ func (g *Gap) count(ctx context.Context, db *pgxpool.Pool, c *Settings, snapshot
 		return fmt.Errorf("read gap: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if g.Marker != "" {
+		if err := audit.ByIndex(ctx, tx); err != nil {
+			return fmt.Errorf("read gap: %w", err)
+		}
+	}
 	quote := func(name string) string { return pgx.Identifier{name}.Sanitize() }
 	rows, err := tx.Query(ctx, "SELECT "+quote(table.Columns.XID)+"::text::bigint, "+quote(mappingOptions(c).Columns.EventType)+"::text, count(*) FROM "+
 		pgx.Identifier(strings.SplitN(table.Name, ".", 2)).Sanitize()+" WHERE "+table.Between()+" GROUP BY 1, 2", snapshot, g.Marker)

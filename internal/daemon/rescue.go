@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
@@ -150,8 +151,16 @@ func (d *Daemon) checkIDs(ctx context.Context) error {
 	table := pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize()
 	var n int64
 	var next string
-	err := d.pool.QueryRow(ctx, "SELECT count(*), pg_snapshot_xmax(pg_current_snapshot())::text FROM "+table+
-		" WHERE "+xid+" >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&n, &next)
+	tx, err := audit.BeginReading(ctx, d.pool)
+	if err != nil {
+		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	err = audit.ByIndex(ctx, tx)
+	if err == nil {
+		err = tx.QueryRow(ctx, "SELECT count(*), pg_snapshot_xmax(pg_current_snapshot())::text FROM "+table+
+			" WHERE "+xid+" >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&n, &next)
+	}
 	if err != nil {
 		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
 	}

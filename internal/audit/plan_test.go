@@ -1,0 +1,183 @@
+package audit
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/outbox"
+)
+
+// readPages is how many pages of the default partition have been read so far.
+func (f *fixture) readPages() (n int) {
+	f.t.Helper()
+	for _, sql := range []string{"SELECT pg_stat_force_next_flush()", "SELECT pg_stat_clear_snapshot()"} {
+		if _, err := f.conn.Exec(f.t.Context(), sql); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	if err := f.conn.QueryRow(f.t.Context(), `SELECT heap_blks_read + heap_blks_hit FROM pg_statio_user_tables
+		WHERE relid = 'outbox.events_default'::regclass`).Scan(&n); err != nil {
+		f.t.Fatal(err)
+	}
+	return n
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	if _, err := f.conn.Exec(f.t.Context(), sql, args...); err != nil {
+		f.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// fill writes so much into the table that a narrow window is a small part of it.
+func (f *fixture) fill() (pages int) {
+	f.t.Helper()
+	for range 20 {
+		f.write(5_000, 0)
+	}
+	f.exec("SELECT brin_summarize_new_values(indexrelid) FROM pg_stat_user_indexes WHERE relname = 'events_default'")
+	if err := f.conn.QueryRow(f.t.Context(), "SELECT pg_relation_size('outbox.events_default') / 8192").Scan(&pages); err != nil {
+		f.t.Fatal(err)
+	}
+	return pages
+}
+
+// A plan that PostgreSQL has kept from when the table was small knows one bound of the window
+// alone, and reads everything below it.
+func TestCompare_ReadsANarrowWindowInPartHoweverOftenItHasRun(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("ALTER TABLE outbox.events_default SET (autovacuum_enabled = false)")
+	for range 20 {
+		f.compare()
+	}
+	pages := f.fill()
+	f.compare()
+	f.write(10, 0)
+	before := f.readPages()
+	if res := f.compare(); res.Rows != 10 || len(res.Missing) != 0 {
+		t.Fatalf("%+v; want 10 rows in order", res)
+	}
+	if read := f.readPages() - before; read > pages/4 {
+		t.Errorf("a window of 10 rows reads %d of %d pages", read, pages)
+	}
+}
+
+// What is on record of the transactions since a marker is compared with the table when the
+// Journal had to forget them.
+func TestCompareRecorded_FindsWhatDiffersFromTheRecord(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("ALTER TABLE outbox.events_default SET (autovacuum_enabled = false)")
+	const slot = "s"
+	record := func(list ...cdc.Tally) {
+		f.exec("INSERT INTO relay.accounted (slot, max_lsn, entries) VALUES ($1, '0/1', $2)", slot, cdc.AppendTallies(nil, list))
+	}
+	tally := func(n, hidden int) cdc.Tally {
+		xid, ids := f.write(n, hidden)
+		s := cdc.Tally{Commit: f.lsn, XID: xid, Rows: uint32(n - hidden)} //nolint:gosec // small
+		for _, id := range ids[hidden:] {
+			s.Sum += cdc.Fingerprint(id)
+		}
+		return s
+	}
+	pages := f.fill()
+	from := f.snapshot()
+	whole, part, gone, turns := tally(3, 0), tally(4, 1), tally(2, 0), tally(5, 0)
+	forgotten, _ := f.write(6, 0)
+	record(whole, part)
+	record(whole) // an entry may stand there twice
+	half := turns
+	half.Rows, half.Sum = 2, half.Sum-12345
+	rest := cdc.Tally{Commit: turns.Commit, XID: turns.XID, Rows: 3, Sum: 12345}
+	record(gone, half, rest) // several of one transaction
+	record(cdc.Tally{Commit: 7, XID: 4_000_000_000, Rows: 1, Sum: ^uint64(0)})
+	f.exec("INSERT INTO relay.accounted (slot, max_lsn, entries) VALUES ('other', '0/1', $1)", cdc.AppendTallies(nil, []cdc.Tally{{Commit: 1, XID: forgotten, Rows: 6}}))
+	f.exec("DELETE FROM outbox.events WHERE xid = $1::text::xid8 AND id = (SELECT min(id::text)::uuid FROM outbox.events WHERE xid = $1::text::xid8)", strconv.FormatUint(gone.XID, 10))
+	before := f.readPages()
+	res, err := events.CompareRecorded(t.Context(), f.conn, slot, from, f.snapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read := f.readPages() - before; read > pages/2 {
+		t.Errorf("it reads %d pages of %d", read, pages)
+	}
+	var got []uint64
+	for _, g := range res.Missing {
+		got = append(got, g.XID)
+	}
+	slices.Sort(got)
+	if want := []uint64{part.XID, gone.XID, forgotten}; res.Rows != 19 || !slices.Equal(got, want) {
+		t.Errorf("%d rows, transactions %v differ; want 19 and %v", res.Rows, got, want)
+	}
+}
+
+// A report about a day reads the partitions of that day, and the deliveries from then on.
+func TestMakeReport_ReadsThePartitionsOfItsWindowAlone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	day := func(n int) string { return time.Now().UTC().AddDate(0, 0, n).Format(time.DateOnly) }
+	for i, name := range []string{"d0", "d1", "d2", "d3"} {
+		for _, table := range []string{"outbox.events", "relay.deliveries"} {
+			f.exec("CREATE TABLE " + table + "_" + name + " PARTITION OF " + table + " FOR VALUES FROM ('" + day(i-4) + "') TO ('" + day(i-3) + "')")
+		}
+		f.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload, created_at)
+			SELECT 'acme', 'a', 'b', 'c', '{}', $1::text::timestamptz + interval '1 hour' FROM generate_series(1, 100)`, day(i-4))
+	}
+	catalog, err := outbox.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := time.Parse(time.DateOnly, day(-2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() []string {
+		rows, err := f.conn.Query(t.Context(), "SELECT relname::text FROM pg_stat_user_tables WHERE seq_scan + coalesce(idx_scan, 0) > 0 ORDER BY 1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		var list []string
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(name, "events_") || strings.HasPrefix(name, "deliveries_") {
+				list = append(list, name)
+			}
+		}
+		return list
+	}
+	reader := f.connect()
+	if f.exec("SELECT pg_stat_reset()"); len(read()) != 0 {
+		t.Fatalf("%v are read already", read())
+	}
+	rep, err := MakeReport(t.Context(), reader, ReportOptions{Slot: "s", From: from, To: from.Add(24 * time.Hour),
+		Mapping: outbox.MappingOptions{Table: "outbox.events", Columns: outbox.DefaultColumns()}, Catalog: catalog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Committed != 100 {
+		t.Errorf("%d rows in the report, want the 100 of that day", rep.Committed)
+	}
+	_ = reader.Close(context.Background()) // and with it, what it has read is counted
+	deadline := time.Now().Add(10 * time.Second)
+	for !slices.Contains(read(), "events_d2") {
+		if time.Now().After(deadline) {
+			t.Fatalf("%v are read", read())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, name := range []string{"events_d0", "events_d1", "events_d3", "deliveries_d0"} {
+		if slices.Contains(read(), name) {
+			t.Errorf("%s is read for a day that it has nothing of", name)
+		}
+	}
+}
