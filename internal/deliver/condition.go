@@ -24,9 +24,15 @@ func (p *Dispatcher) wentWell(d *Delivery, out Outcome, now time.Time) {
 	if s.breaker.succeeded() {
 		p.log.Info("endpoint works again", "subscription", d.ep.id, "parked", s.total)
 		s.pace.recover()
-		p.submit(op{kind: opHurry, ep: d.ep, next: now})
+		p.hurry(d.ep, now)
 	}
 	s.pace.succeeded(d.startedAt, now, out.Duration, p.opts.EndpointConcurrency)
+}
+
+// hurry makes what waits for an endpoint due now. It is not asked for more rows than
+// there are: those that fail again meanwhile have a time of their own.
+func (p *Dispatcher) hurry(ep *Endpoint, now time.Time) {
+	p.submit(op{kind: opHurry, ep: ep, next: now, left: ep.lanes.total})
 }
 
 // wentWrong tells an endpoint's breaker and pace of a failure.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -226,4 +227,15 @@ func TestCondition_TakesNoAnswerOfTheOldURLForTheNewOne(t *testing.T) {
 	if n := w.count("SELECT count(*) FROM relay.subscriptions WHERE active"); n != 1 {
 		t.Error("it was disabled for what the old URL answered")
 	}
+}
+
+// parkRows puts rows into the table, each in a lane of its own, of a replay unless
+// that is 0.
+func (w *world) parkRows(n int, sub uuid.UUID, replay int64, next string) {
+	w.t.Helper()
+	w.exec(`INSERT INTO relay.bodies (commit_lsn, event_id, tenant_id, event_type, aggregate_type, aggregate_id, committed_at, body)
+SELECT '0/1'::pg_lsn + g, gen_random_uuid(), 'acme', 'x', 'order', g::text, now(), 'x' FROM generate_series(1, $1::int) AS g`, n)
+	w.exec(`INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, created_at, next_attempt_at, replay_id)
+SELECT $1, commit_lsn, 0, event_id, gen_random_uuid(), hashtextextended(aggregate_id, 0), now(), `+next+`, nullif($2::bigint, 0) FROM relay.bodies`,
+		sub, replay)
 }

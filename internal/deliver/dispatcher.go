@@ -67,6 +67,7 @@ type Dispatcher struct {
 	backlog    map[*Endpoint]struct{} // endpoints that had rows in the table
 	due        [dueClasses]dueList    // endpoints whose rows will have to be loaded
 	retries    *rate.Limiter          // of what is loaded for endpoints that fail; nil: not bounded
+	stamped    time.Time              // what stamp gave out last
 	stopping   bool
 	pressure   Pressure
 	held       held      // nothing may start: see fence.go

@@ -53,7 +53,8 @@ type op struct {
 	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
 	forget     forget
 	absent     bool          // of opRevive, and of opPark without settles: there was no row to write
-	more       bool          // of opCancel: not all rows went with it
+	some, more bool          // of an op that is written in parts: it found rows, and not all of them went with it
+	left       int           // of opHurry: so many rows at most
 	size       int           // bytes that it holds until it is written
 	accounted  []byte        // transactions that are settled with it, for relay.accounted
 	written    chan struct{} // closed once the op is committed; nil: nobody waits

@@ -2,8 +2,11 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,17 +14,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Random events for random endpoints that fail, hang and recover: without a
-// crash each arrives exactly once, in the order of its key.
+// Random events for random endpoints that fail, hang and recover, while somebody
+// changes subscriptions, removes one, retries and discards what is dead, a replay runs
+// and the database fails now and then: without a crash each arrives exactly once, in
+// the order of its key.
 func TestDispatcher_DeliversExactlyOnceInKeyOrderWhateverTheEndpointsDo(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			w, sent := runRandomly(t, seed, false)
-			for _, host := range []string{"a.test", "b.test", "c.test"} {
-				w.inKeyOrder(host, sent...)
-			}
+			runRandomly(t, seed, false)
 		})
 	}
 }
@@ -33,18 +35,90 @@ func TestDispatcher_LosesNothingThroughCrashes(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
-			w, sent := runRandomly(t, 100+seed, true)
-			for _, host := range []string{"a.test", "b.test", "c.test"} {
-				w.firstInKeyOrder(host, sent...)
-			}
+			runRandomly(t, 100+seed, true)
 		})
 	}
 }
 
-// someParked are deliveries that wait in the table.
-func (w *world) someParked() []uuid.UUID {
+// uncertain is a Pool whose batches fail now and then: they are rolled back, or
+// committed and nobody hears of it.
+type uncertain struct {
+	Pool
+	mu  sync.Mutex
+	rnd *rand.Rand
+}
+
+func (u *uncertain) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	u.mu.Lock()
+	n := u.rnd.IntN(12)
+	u.mu.Unlock()
+	switch n {
+	case 0:
+		tx, err := u.BeginTx(ctx, pgx.TxOptions{})
+		if err == nil {
+			err = errors.Join(tx.SendBatch(ctx, b).Close(), tx.Rollback(ctx))
+		}
+		return failedResults{err: errors.Join(err, errors.New("the commit failed"))}
+	case 1:
+		return lostResults{u.Pool.SendBatch(ctx, b)}
+	}
+	return u.Pool.SendBatch(ctx, b)
+}
+
+type failedResults struct {
+	pgx.BatchResults
+	err error
+}
+
+func (f failedResults) Close() error { return f.err }
+
+// fate is what is decided about an event at a host: the same each time.
+func fate(salt uint64, host, event string) uint64 {
+	h := salt
+	for _, b := range []byte(host + event) {
+		h = h*1099511628211 + uint64(b)
+	}
+	return h ^ h>>29
+}
+
+// dies tells whether an event's attempts fail until it is dead, and once more.
+func dies(h uint64) bool { return h%100 >= 94 }
+
+const randomAttempts = 6
+
+// randomRule is an endpoint at which each event has its fate; at some, events die.
+func randomRule(salt uint64, mayDie bool) rule {
+	return func(ctx context.Context, r *Request, try int) Outcome {
+		h := fate(salt, r.URL.Host, r.EventID)
+		wait := time.Duration(0)
+		switch {
+		case h%100 < 20 && try <= int(h>>8%3)+1, //nolint:gosec // small
+			mayDie && dies(h) && try <= randomAttempts+1:
+			return errOutcome
+		case h%100 < 23 && try <= int(h>>8%2)+1: //nolint:gosec // small
+			return throttle(time.Duration(h>>12%20) * time.Millisecond) //nolint:gosec // small
+		case h%100 < 25 && try == 1:
+			out := errOutcome
+			out.RetryAfter = 20 * time.Millisecond
+			return out
+		case h%100 < 31 && try == 1: // hangs past the hand-over
+			wait = 60 * time.Millisecond
+		case h%100 < 50:
+			wait = time.Duration(h>>16%3) * time.Millisecond //nolint:gosec // small
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return Outcome{Aborted: true}
+		}
+		return Outcome{StatusCode: 200}
+	}
+}
+
+// uuids reads a column of ids.
+func (w *world) uuids(sql string, args ...any) []uuid.UUID {
 	w.t.Helper()
-	rows, err := w.pool.Query(context.Background(), "SELECT id FROM relay.parked WHERE next_attempt_at IS NOT NULL LIMIT 5")
+	rows, err := w.pool.Query(context.Background(), sql, args...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -55,54 +129,74 @@ func (w *world) someParked() []uuid.UUID {
 	return list
 }
 
-func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
+// hosts of the random runs: at a nothing dies; at b dead ones halt their keys; at c they
+// do now and then; d is removed.
+var randomHosts = []string{"a.test", "b.test", "c.test", "d.test"}
+
+func runRandomly(t *testing.T, seed uint64, crashes bool) {
 	t.Helper()
 	w := newWorld(t)
-	rnd := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test that can be repeated
+	rnd := rand.New(rand.NewPCG(seed, 1))                                           //nolint:gosec // a test that can be repeated
+	w.db = &uncertain{Pool: w.pool, rnd: rand.New(rand.NewPCG(seed, rnd.Uint64()))} //nolint:gosec // a test that can be repeated
 	salt := rnd.Uint64()
-	for _, host := range []string{"a.test", "b.test", "c.test"} {
-		w.subscribe(host)
-		w.sink.on(host, func(ctx context.Context, r *Request, try int) Outcome {
-			h := salt // the same fate each time for an event at a host
-			for _, b := range []byte(r.URL.Host + r.EventID) {
-				h = h*1099511628211 + uint64(b)
-			}
-			h ^= h >> 29
-			wait := time.Duration(0)
-			switch {
-			case h%100 < 20 && try <= int(h>>8%3)+1: //nolint:gosec // small
-				return errOutcome
-			case h%100 < 23 && try <= int(h>>8%2)+1: //nolint:gosec // small
-				return throttle(time.Duration(h>>12%20) * time.Millisecond) //nolint:gosec // small
-			case h%100 < 25 && try == 1:
-				out := errOutcome
-				out.RetryAfter = 20 * time.Millisecond
-				return out
-			case h%100 < 31 && try == 1: // hangs past the hand-over
-				wait = 60 * time.Millisecond
-			case h%100 < 50:
-				wait = time.Duration(h>>16%3) * time.Millisecond //nolint:gosec // small
-			}
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-				return Outcome{Aborted: true}
-			}
-			return Outcome{StatusCode: 200}
-		})
+	subs := make(map[string]uuid.UUID)
+	for _, host := range randomHosts {
+		subs[host] = w.subscribe(host)
+		w.sink.on(host, randomRule(salt, host != "a.test"))
 	}
+	w.exec("UPDATE relay.subscriptions SET on_dead = 'halt' WHERE id = $1", subs["b.test"])
+	anyone := func() uuid.UUID { return subs[randomHosts[rnd.IntN(len(randomHosts))]] }
 	tune := func(o *Options, ro *RecorderOptions) {
-		o.HandoverAfter, o.WindowEvents, o.EndpointConcurrency, o.Concurrency = 30*time.Millisecond, 12, 3, 7
+		o.HandoverAfter, o.WindowEvents, o.EndpointConcurrency, o.Concurrency = 30*time.Millisecond, 12, 3, 9
 		o.Timeout = 100 * time.Millisecond
+		o.Schedule.Delays = make([]time.Duration, randomAttempts)
 		for i := range o.Schedule.Delays[1:] {
 			o.Schedule.Delays[i+1] = time.Duration(1+i) * time.Millisecond
 		}
 		ro.Batch, ro.Interval = 10, 3*time.Millisecond
 	}
 	l := w.lead(tune)
-	subs := l.dir.All()
-	var sent []*entry
-	for range 60 {
+	help := func() { // somebody looks at what is dead
+		for _, id := range w.uuids("SELECT id FROM relay.deliveries WHERE status = 'DEAD' LIMIT 5") {
+			l.retry(id)
+		}
+		for _, id := range w.uuids("SELECT id FROM relay.parked WHERE dead_at IS NOT NULL LIMIT 5") {
+			if rnd.IntN(4) == 0 {
+				l.discard(id)
+			} else {
+				l.retry(id)
+			}
+		}
+	}
+
+	// Rows of the outbox that came before the stream, for the replay.
+	var old []*entry
+	for i := range 40 {
+		old = append(old, w.commit(fmt.Sprintf("old%d", i%3))...)
+	}
+	w.log = nil
+	replay := w.replayOf(subs["a.test"], len(old))
+	fed := 0
+	feed := func(n int) {
+		n = min(n, len(old)-fed)
+		l.again(replay, subs["a.test"], fed, old[fed:fed+n]...)
+		fed += n
+	}
+
+	var sent, toRemoved []*entry
+	lastAttempts := 0 // at the one that was removed
+	remove := func() {
+		ep := l.dir.Get(subs["d.test"])
+		w.exec("DELETE FROM relay.subscriptions WHERE id = $1", ep.id)
+		l.refresh(ep.id)
+		eventually(t, "nothing for the removed one is on the wire, and all is recorded", func() bool {
+			l.p.mu.Lock()
+			defer l.p.mu.Unlock()
+			return ep.lanes.inflight == 0 && l.rec.Idle()
+		})
+		toRemoved, lastAttempts = slices.Clone(sent), w.sink.attempts("d.test")
+	}
+	for step := range 60 {
 		keys := make([]string, 1+rnd.IntN(5))
 		for i := range keys {
 			keys[i] = fmt.Sprintf("k%d", rnd.IntN(6))
@@ -110,53 +204,102 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) (*world, []*entry) {
 		rows := w.commit(keys...)
 		sent = append(sent, rows...)
 		l.take(rows...)
-		switch rnd.IntN(16) {
+		feed(rnd.IntN(2))
+		if step == 40 {
+			remove()
+		}
+		switch rnd.IntN(18) {
 		case 0:
-			id := subs[rnd.IntN(len(subs))].id
-			l.setActive(id, false)
+			l.setActive(anyone(), false)
 		case 1:
-			for _, ep := range subs {
-				l.setActive(ep.id, true)
+			for _, id := range subs {
+				l.setActive(id, true)
 			}
 		case 3: // somebody wants some that wait tried now
-			for _, id := range w.someParked() {
+			for _, id := range w.uuids("SELECT id FROM relay.parked WHERE next_attempt_at IS NOT NULL LIMIT 5") {
 				l.retry(id)
 			}
 		case 4: // an event comes out of the quarantine
 			if !crashes {
-				late := w.commit(fmt.Sprintf("late%d", rnd.IntN(3)))[0]
+				late := w.commit(fmt.Sprintf("k%d", rnd.IntN(6)))[0]
 				f := late.f
 				l.p.Release(&f, l.dir.Match(f.TenantID, f.Type), 0, 0)
 				sent = append(sent, late)
 			}
 		case 5: // a probe of an endpoint that is given up may be on the wire
-			id := subs[rnd.IntN(len(subs))].id
+			id := anyone()
 			w.exec("UPDATE relay.subscriptions SET url = url || '/x', updated_at = clock_timestamp() WHERE id = $1", id)
 			l.refresh(id)
+		case 6, 7:
+			help()
+		case 8:
+			w.exec(`UPDATE relay.subscriptions SET updated_at = clock_timestamp(),
+				on_dead = CASE on_dead WHEN 'halt' THEN 'release' ELSE 'halt' END WHERE id = $1`, subs["c.test"])
+			l.refresh(subs["c.test"])
 		case 2:
 			if crashes {
 				l.kill()
 				l = w.lead(tune)
 				l.replay()
+				running, err := LoadRunningReplays(t.Context(), w.pool)
+				if err != nil || len(running) != 1 {
+					t.Fatal(running, err)
+				}
+				fed = int(running[0].Queued)
 			}
 		}
 	}
 	sent = append(sent, l.send("last")...)
-	for _, ep := range subs {
-		l.setActive(ep.id, true)
+	for _, id := range subs {
+		l.setActive(id, true)
 	}
-	eventually(t, "everything has ended", func() bool { return l.p.Load() == Load{} && l.rec.Idle() && w.parked() == 0 })
+	feed(len(old))
+	l.readAll(replay)
+	eventually(t, "everything has ended", func() bool {
+		help()
+		return l.p.Load() == Load{} && l.rec.Idle() && w.parked() == 0 && w.ended(StatusDead) == 0
+	})
 	l.quiet()
-	if n := w.ended(StatusDead); n != 0 {
-		t.Errorf("%d are dead", n)
+	if n := l.p.Parked(); n != 0 {
+		t.Errorf("%d are counted as parked when none is", n)
 	}
-	if n := w.count("SELECT count(DISTINCT id) FROM relay.deliveries WHERE status = 'DELIVERED'"); n != 3*len(sent) {
-		t.Errorf("%d deliveries are recorded, want %d", n, 3*len(sent))
+	if r := w.replayState(replay); r.State != ReplayDone || r.Delivered != int64(len(old)) || r.Queued != int64(len(old)) {
+		t.Errorf("the replay of %d is %+v", len(old), r)
 	}
-	if n := w.ended(StatusDelivered); n != 3*len(sent) {
-		t.Errorf("%d rows of deliveries, want %d", n, 3*len(sent))
+	arrived := w.inKeyOrder
+	if crashes {
+		arrived = w.firstInKeyOrder
 	}
-	return w, sent
+	arrived("a.test", old...)
+	for _, host := range randomHosts[:3] {
+		discarded := w.uuids("SELECT event_id FROM relay.deliveries WHERE subscription_id = $1 AND status = 'CANCELLED'", subs[host])
+		kept := slices.DeleteFunc(slices.Clone(sent), func(e *entry) bool { return slices.Contains(discarded, e.f.EventID) })
+		delivered := w.uuids("SELECT event_id FROM relay.deliveries WHERE subscription_id = $1 AND status = 'DELIVERED' AND replay_id IS NULL", subs[host])
+		if n := len(delivered); n != len(kept) {
+			t.Errorf("%s: %d deliveries are recorded, want %d", host, n, len(kept))
+		}
+		for _, e := range kept {
+			if !slices.Contains(delivered, e.f.EventID) || !slices.Contains(w.sink.took(host), e.f.EventID.String()) {
+				t.Errorf("%s: %s is lost", host, w.names(ids(e)))
+			}
+		}
+		if host == "c.test" { // a dead one that gave way comes late
+			kept = slices.DeleteFunc(kept, func(e *entry) bool { return dies(fate(salt, host, e.f.EventID.String())) })
+		}
+		arrived(host, kept...)
+	}
+	if n := w.sink.attempts("d.test"); n != lastAttempts {
+		t.Errorf("%d attempts at an endpoint after it was removed", n-lastAttempts)
+	}
+	ended := w.uuids("SELECT event_id FROM relay.deliveries WHERE subscription_id = $1", subs["d.test"])
+	for _, e := range toRemoved {
+		if !slices.Contains(ended, e.f.EventID) {
+			t.Errorf("what became of %s at the removed one is not on record", w.names(ids(e)))
+		}
+	}
+	if len(ended) != len(toRemoved) {
+		t.Errorf("%d records of the removed one, want %d", len(ended), len(toRemoved))
+	}
 }
 
 // firstInKeyOrder checks that a host has taken each entry, those of a key for

@@ -17,6 +17,7 @@ func query(name string) string {
 
 var (
 	sqlPark        = query("park")
+	sqlParkLate    = query("park_late")
 	sqlBodies      = query("bodies")
 	sqlUpdate      = query("update")
 	sqlDelete      = query("delete")

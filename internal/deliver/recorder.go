@@ -76,13 +76,15 @@ const (
 	highMarkBytes = 128 << 20
 )
 
-// sweepRows is how many bodies one batch looks at, and cancelRows how many rows of a
-// subscription that is gone it takes: more would hold up everybody's outcomes.
+// sweepRows is how many bodies one batch looks at, cancelRows how many rows of a
+// subscription or a replay that is gone it takes, and hurryRows how many of an endpoint
+// that works again it makes due: more would hold up everybody's outcomes.
 const (
 	sweepRows  = 2000
 	sweepGap   = 100 * time.Millisecond
 	sweepEvery = time.Minute
 	cancelRows = 2000
+	hurryRows  = 2000
 )
 
 // Transactions whose events nobody wants make no outcomes, and still have to be on
@@ -129,6 +131,7 @@ type Recorder struct {
 	sweepDue  bool      // bodies may have become free since the last sweep began
 	sweptAt   time.Time // when it ended
 	sweep     sweep
+	repeated  bool // the last commit was that of an earlier try, whose results are not known
 }
 
 // Pool is the part of a connection pool that this package uses.
@@ -369,8 +372,10 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 		plantedCommitted(batch)
 	}
 	for i := range batch {
-		if c := batch[i].written; c != nil {
-			close(c)
+		o := &batch[i]
+		o.more = o.more || r.repeated && o.some // what it found then was left over
+		if o.written != nil {
+			close(o.written)
 		}
 	}
 	r.progress.Recorded(a.pos)
@@ -406,6 +411,7 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	faultpoint.Hit(faultpoint.BeforeRecordCommit)
 	b.Queue(sqlAdvance, r.opts.Slot, epoch, r.number, lsnText(a.pos.End), lsnText(a.pos.Partial), a.pos.Rows,
 		a.settled, lsnText(a.highest), trim, a.accounted)
+	r.repeated = false
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second
 	for {
@@ -415,7 +421,8 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 		}
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == "RL002" {
-			break // an earlier try was committed, and the answer to it was lost
+			r.repeated = true // an earlier try was committed, and the answer to it was lost
+			break
 		}
 		if errors.As(err, &pg) && pg.Code == "RL001" {
 			return fmt.Errorf("%w: %s", ErrSuperseded, pg.Message)

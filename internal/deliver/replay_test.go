@@ -308,3 +308,38 @@ func TestReplay_ARetryThatIsAskedForIsMadeAtOnce(t *testing.T) {
 	}
 	w.arrived("a.test", old...)
 }
+
+// A large replay is cancelled little by little, and is over when all of it is.
+func TestReplay_MuchIsCancelledLittleByLittle(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]bool{"at the first try": false, "though answers are lost": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			if lost {
+				w.db = &lostAnswers{Pool: w.pool}
+			}
+			sub := w.subscribe("a.test")
+			const n = 2*cancelRows + 7
+			id := w.replayOf(sub, n)
+			w.exec("UPDATE relay.replays SET queued = $1, cancel = true", n)
+			w.parkRows(n, sub, id, "now() + interval '1 h'")
+			l := w.lead()
+			before := l.rec.Written()
+			l.p.CancelReplay(l.dir.Get(sub), id, "enough")
+			eventually(t, "it is cancelled", func() bool {
+				state := w.replayState(id).State
+				if n := w.parked(); n > 0 && state != ReplayRunning {
+					t.Fatalf("it is %s, and %d rows are not: a crash now would leave them", state, n)
+				}
+				return state == ReplayCancelled && l.rec.Idle()
+			})
+			if r := w.replayState(id); r.Cancelled != n || w.ended(StatusCancelled) != n || *r.Detail != "enough" {
+				t.Errorf("%d counted, %d on record, want %d: %+v", r.Cancelled, w.ended(StatusCancelled), n, r)
+			}
+			if got := l.rec.Written() - before; got < 3 {
+				t.Errorf("it took %d batches", got)
+			}
+		})
+	}
+}

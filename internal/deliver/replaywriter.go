@@ -58,7 +58,7 @@ func (w *writer) replays(ops []op) {
 	}
 	for _, o := range ends {
 		w.freesBodies = true
-		w.batch.Queue(sqlReplayCancel, o.replay.Replay, o.text)
+		w.batch.Queue(sqlReplayCancel, o.replay.Replay, o.text, cancelRows).QueryRow(moreThan(cancelRows, o))
 	}
 }
 

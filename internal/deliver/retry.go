@@ -72,18 +72,15 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 		return nil
 	}
 	// It goes to the end of nothing: within its lane it stands where its commit
-	// puts it, in front of what came later and still waits.
-	lane := laneKey(f, ep, id)
-	var next time.Time
-	if s.parked[lane] == 0 && s.lanes[lane] == nil {
-		next = time.Now()
-	}
+	// puts it, in front of what came later and still waits, and does not wait for
+	// that one's time.
+	lane, now := laneKey(f, ep, id), time.Now()
 	s.addParked(lane)
 	if f.Replay != 0 {
 		s.replay.of[lane] = f.Replay
 	}
 	p.asked[id] = struct{}{}
-	p.submit(op{kind: opRevive, ep: ep, lane: lane, id: id, next: next, forget: forget{request: request}})
+	p.submit(op{kind: opRevive, ep: ep, lane: lane, id: id, next: now, at: p.stamp(now), forget: forget{request: request}})
 	return nil
 }
 
@@ -168,8 +165,18 @@ func (p *Dispatcher) parkAll(f *Flight, eps []*Endpoint) {
 		}
 		d.durable = true
 		s.addParked(d.laneKey)
-		p.submit(op{kind: opPark, d: d, next: next})
+		p.submit(op{kind: opPark, d: d, next: next, at: p.stamp(now)})
 	}
+}
+
+// stamp is now as PostgreSQL keeps it, and another time each time it is asked: by it a
+// row is known for that of its op.
+func (p *Dispatcher) stamp(now time.Time) time.Time {
+	if now = now.Truncate(time.Microsecond); !now.After(p.stamped) {
+		now = p.stamped.Add(time.Microsecond)
+	}
+	p.stamped = now
+	return now
 }
 
 // Account writes transactions down as settled, behind all that was parked before,

@@ -240,6 +240,9 @@ func (p *Dispatcher) committed(batch []op) {
 	look := false
 	for i := range batch {
 		o := &batch[i]
+		if o.more {
+			p.goOn(o)
+		}
 		if o.ep == nil {
 			continue
 		}
@@ -259,9 +262,6 @@ func (p *Dispatcher) committed(batch []op) {
 				}
 			}
 		}
-		if o.more && !p.stopping { // else the next leader goes on
-			p.submit(op{kind: opCancel, ep: o.ep})
-		}
 		if o.absent && s.parked[o.lane] > 0 {
 			p.uncount(o.ep, o.lane)
 		}
@@ -280,6 +280,21 @@ func (p *Dispatcher) committed(batch []op) {
 	if look {
 		poke(p.load)
 	}
+}
+
+// goOn writes the next part of an op of which one batch did not take all.
+func (p *Dispatcher) goOn(o *op) {
+	if p.stopping {
+		return // what is cancelled the next leader cancels
+	}
+	next := op{kind: o.kind, ep: o.ep, next: o.next, text: o.text, replay: o.replay}
+	if o.kind == opHurry {
+		s := &o.ep.lanes
+		if next.left = o.left - hurryRows; next.left <= 0 || s.removed || s.disabled || s.breaker.open {
+			return
+		}
+	}
+	p.submit(next)
 }
 
 // uncount takes back a row that was counted and is not in the table. What came

@@ -1,14 +1,12 @@
 package deliver
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
@@ -91,8 +89,8 @@ func (w *writer) queue(ops []op) {
 			late = append(late, o)
 		}
 	}
-	w.park(first, false)
-	w.park(late, true)
+	w.park(first)
+	w.parkLate(late)
 	w.update(update)
 	w.ended(ended)
 	w.remove(remove)
@@ -147,50 +145,68 @@ func (w *writer) bodies(park, ended []*op) {
 	}
 }
 
-// park queues new rows. Those that are late did not come through the stream, and may
-// be in the table already, from a request that was carried out twice.
-func (w *writer) park(ops []*op, late bool) {
+// parkColumns are rows of relay.parked, column by column.
+type parkColumns struct {
+	rowKey
+	event, id       [][16]byte
+	attempts, st    []int32
+	next, dead      []*time.Time
+	errs, hist      []string
+	created, parked []time.Time
+	replay          []int64
+}
+
+func newParkColumns(ops []*op) *parkColumns {
+	k := &parkColumns{}
+	for _, o := range ops {
+		k.add(o)
+		k.event, k.id = append(k.event, o.d.flight.EventID), append(k.id, o.d.id)
+		k.attempts, k.st = append(k.attempts, int32(o.attempts)), append(k.st, int32(o.httpStatus)) //nolint:gosec // small
+		k.next, k.dead = append(k.next, timeOrNil(o.next)), append(k.dead, timeOrNil(o.dead))
+		k.errs, k.hist = append(k.errs, o.lastError), append(k.hist, string(o.history))
+		k.created = append(k.created, o.d.flight.CommitTime)
+		if !o.at.IsZero() { // of those that are late
+			k.parked = append(k.parked, o.at)
+		}
+		k.replay = append(k.replay, o.d.flight.Replay)
+	}
+	return k
+}
+
+// park queues new rows.
+func (w *writer) park(ops []*op) {
 	if len(ops) == 0 || faultpoint.Planted(faultpoint.ForgetFailures) {
 		return
 	}
-	var (
-		k            rowKey
-		event, id    [][16]byte
-		attempts, st []int32
-		next         []*time.Time
-		errs, hist   []string
-		created      []time.Time
-		replay       []int64
-		dead         []*time.Time
-	)
-	for _, o := range ops {
-		k.add(o)
-		dead = append(dead, timeOrNil(o.dead))
-		replay = append(replay, o.d.flight.Replay)
-		event, id = append(event, o.d.flight.EventID), append(id, o.d.id)
-		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
-		next = append(next, timeOrNil(o.next))
-		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
-		created = append(created, o.d.flight.CommitTime)
-	}
-	sql := sqlPark
-	if late {
-		sql += " RETURNING id"
-	}
-	q := w.batch.Queue(sql, k.sub, k.lsn, k.idx, event, id, k.lane, attempts, next, errs, st, hist, created, dead, replay)
-	if !late {
+	k := newParkColumns(ops)
+	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
+		k.dead, k.replay)
+}
+
+// parkLate queues new rows that did not come through the stream, and notes of which
+// there was one already.
+func (w *writer) parkLate(ops []*op) {
+	if len(ops) == 0 || faultpoint.Planted(faultpoint.ForgetFailures) {
 		return
 	}
-	q.Query(func(rows pgx.Rows) error {
-		ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		if err != nil {
+	k := newParkColumns(ops)
+	w.batch.Queue(sqlParkLate, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
+		k.dead, k.replay, k.parked).Query(func(rows pgx.Rows) error {
+		type brought struct {
+			id uuid.UUID
+			at int64
+		}
+		there := make(map[brought]bool, len(ops))
+		var id uuid.UUID
+		var at time.Time
+		if _, err := pgx.ForEachRow(rows, []any{&id, &at}, func() error {
+			there[brought{id, at.UnixMicro()}] = true
+			return nil
+		}); err != nil {
 			return err
 		}
 		for _, o := range ops {
-			at := slices.Index(ids, o.d.id)
-			if o.absent = at < 0; !o.absent {
-				ids = slices.Delete(ids, at, at+1)
-			}
+			o.absent = !there[brought{o.d.id, o.at.UnixMicro()}]
 		}
 		return nil
 	})
@@ -282,16 +298,17 @@ func (w *writer) others(ops []op) {
 		case opDisable:
 			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.sub.URL)
 		case opHurry:
-			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next)
+			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next, hurryRows).QueryRow(moreThan(hurryRows, o))
 		case opKick:
 			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
 		case opRevive:
 			from, to := (interval{from: o.id, to: o.id}).times()
-			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), timeOrNil(o.next), from, to). //nolint:gosec // bits
-														Exec(func(tag pgconn.CommandTag) error {
-					o.absent = tag.RowsAffected() == 0
-					return nil
-				})
+			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), o.next, from, to, o.at).QueryRow(func(row pgx.Row) error { //nolint:gosec // bits
+				var there bool
+				err := row.Scan(&there)
+				o.absent = !there
+				return err
+			})
 		case opDiscard:
 			w.freesBodies = true
 			w.batch.Queue(sqlDiscard, [16]byte(o.id))
@@ -318,17 +335,23 @@ func (w *writer) cancel(ops []*op) {
 		ids = append(ids, o.ep.id)
 	}
 	w.freesBodies = true
-	w.batch.Queue(sqlCancel, ids, cancelRows).QueryRow(func(row pgx.Row) error {
+	w.batch.Queue(sqlCancel, ids, cancelRows).QueryRow(moreThan(cancelRows, ops...))
+	w.batch.Queue(sqlHealthy, ids)
+}
+
+// moreThan reads how many rows a statement took that takes most at a time, and notes
+// in its ops whether there may be more.
+func moreThan(most int, ops ...*op) func(pgx.Row) error {
+	return func(row pgx.Row) error {
 		var n int
 		if err := row.Scan(&n); err != nil {
 			return err
 		}
 		for _, o := range ops {
-			o.more = n >= cancelRows
+			o.some, o.more = n > 0, n >= most
 		}
 		return nil
-	})
-	w.batch.Queue(sqlHealthy, ids)
+	}
 }
 
 func (w *writer) promote(ops []*op) {

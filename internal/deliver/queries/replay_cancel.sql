@@ -1,6 +1,8 @@
--- Everything of a replay that still waits is cancelled with it, also what went with its subscription before.
+-- What waits of a replay is cancelled, at most so many at a time, and with the last of it the replay, also with what went
+-- with its subscription before. How many it were tells whether there are more.
 WITH gone AS (
-    DELETE FROM relay.parked WHERE replay_id = $1 RETURNING *
+    DELETE FROM relay.parked
+     WHERE ctid = ANY (ARRAY(SELECT ctid FROM relay.parked WHERE replay_id = $1 LIMIT $3)) RETURNING *
 ), told AS (
     INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type,
                                   aggregate_id, commit_lsn, row_index, status, attempts, last_error, last_status,
@@ -9,7 +11,9 @@ WITH gone AS (
            b.aggregate_id, g.commit_lsn, g.row_index, 'CANCELLED', g.attempts, 'replay cancelled', g.last_status,
            now(), g.history, g.replay_id
       FROM gone g JOIN relay.bodies b USING (commit_lsn, event_id)
+), ended AS (
+    UPDATE relay.replays
+       SET state = 'CANCELLED', detail = $2, cancelled = queued - delivered - dead, ended_at = now(), updated_at = now()
+     WHERE id = $1 AND state = 'RUNNING' AND (SELECT count(*) FROM gone) < $3
 )
-UPDATE relay.replays
-   SET state = 'CANCELLED', detail = $2, cancelled = queued - delivered - dead, ended_at = now(), updated_at = now()
- WHERE id = $1 AND state = 'RUNNING'
+SELECT count(*)::integer FROM gone
