@@ -199,7 +199,7 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 			p.dropLane(l)
 		}
 	}
-	s.parked, s.total = make(map[uint64]int32), 0
+	s.parked, s.total, s.revived = make(map[uint64]int32), 0, nil
 	s.replay.of = make(map[uint64]int64)
 	p.submit(op{kind: opCancel, ep: ep})
 	poke(p.load) // what was loaded of it has made room

@@ -62,10 +62,11 @@ type laneSet struct {
 	parked   map[uint64]int32
 	total    int // sum of parked
 	unsettle map[uint64]unwritten
-	fresh    laneQueue // whose head may start and has no row
-	stored   laneQueue // whose head may start and has one
-	turn     bool      // the next turn is stored's, when both have something
-	inRing   bool      // stands in Dispatcher.ring or Dispatcher.doubtful
+	revived  map[uint64]struct{} // lanes in which something was revived, which may be in memory without it
+	fresh    laneQueue           // whose head may start and has no row
+	stored   laneQueue           // whose head may start and has one
+	turn     bool                // the next turn is stored's, when both have something
+	inRing   bool                // stands in Dispatcher.ring or Dispatcher.doubtful
 	inflight int
 	restored int // attempts of inflight that began with a row
 	loaded   int // deliveries in memory that have a row
@@ -178,5 +179,14 @@ func (s *laneSet) dropParked(key uint64) {
 	if s.parked[key]--; s.parked[key] <= 0 {
 		delete(s.parked, key)
 		delete(s.replay.of, key)
+		delete(s.revived, key)
 	}
+}
+
+// noteRevived notes that a row of a lane is due that has come in front of others.
+func (s *laneSet) noteRevived(key uint64) {
+	if s.revived == nil {
+		s.revived = make(map[uint64]struct{})
+	}
+	s.revived[key] = struct{}{}
 }

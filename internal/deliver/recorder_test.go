@@ -424,3 +424,45 @@ func TestRecorder_HoldsAdmissionAtItsHighMark(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A dead delivery that is revived is tried at once, whatever a later one of its key
+// waits for, in the table or on the wire.
+func TestRetry_ARevivedDeliveryDoesNotWaitForALaterOne(t *testing.T) {
+	t.Parallel()
+	for name, onWire := range map[string]bool{"that waits": false, "that is on the wire": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.subscribe("a.test")
+			l := w.lead(attempts(2), func(o *Options, _ *RecorderOptions) { o.HandoverAfter = time.Minute })
+			w.sink.on("a.test", failing)
+			head := l.send("k1")
+			eventually(t, "it is dead", func() bool { return w.ended(StatusDead) == 1 && l.rec.Idle() })
+			release := make(chan struct{})
+			later := w.commit("k1")
+			w.sink.on("a.test", only(later[0], func(context.Context, *Request, int) Outcome {
+				<-release
+				return Outcome{Reason: ReasonHTTP5xx, StatusCode: 500, RetryAfter: time.Hour}
+			}))
+			if !onWire {
+				close(release)
+			}
+			l.take(later...)
+			eventually(t, "the later one is tried", func() bool { return w.sink.attempts("a.test") == 3 })
+			const waits = "SELECT count(*) FROM relay.parked WHERE attempts = 1 AND next_attempt_at > now() + interval '30 min'"
+			if !onWire {
+				eventually(t, "it waits for an hour", func() bool { return w.count(waits) == 1 })
+			}
+			l.retry(uuid.MustParse(w.text("SELECT id::text FROM relay.deliveries")))
+			if onWire {
+				eventually(t, "the revived one stands in the table", func() bool { return w.parked() == 1 && l.rec.Idle() })
+				close(release)
+			}
+			w.arrived("a.test", head...)
+			eventually(t, "all is recorded", func() bool { return l.rec.Idle() && w.parked() == 1 })
+			if n := w.count(waits); n != 1 || w.sink.attempts("a.test") != 4 {
+				t.Errorf("the later one does not keep its time: %d wait, %d attempts", n, w.sink.attempts("a.test"))
+			}
+		})
+	}
+}

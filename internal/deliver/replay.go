@@ -135,6 +135,7 @@ func (p *Dispatcher) dropReplay(ep *Endpoint, replay int64) {
 		s.total -= int(s.parked[key])
 		delete(s.parked, key)
 		delete(s.replay.of, key)
+		delete(s.revived, key)
 	}
 }
 

@@ -76,6 +76,7 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 	// that one's time.
 	lane, now := laneKey(f, ep, id), time.Now()
 	s.addParked(lane)
+	s.noteRevived(lane)
 	if f.Replay != 0 {
 		s.replay.of[lane] = f.Replay
 	}

@@ -180,8 +180,16 @@ func (p *Dispatcher) parkRest(l *lane) {
 }
 
 func (p *Dispatcher) dropLane(l *lane) {
-	if s := &l.ep.lanes; s.lanes[l.key] == l {
-		delete(s.lanes, l.key)
+	s := &l.ep.lanes
+	if s.lanes[l.key] != l {
+		return
+	}
+	delete(s.lanes, l.key)
+	// While it was in memory the loader has passed over what was revived in it.
+	if _, due := s.revived[l.key]; due {
+		delete(s.revived, l.key)
+		p.dueLane(l.ep, l.key, time.Now())
+		poke(p.load)
 	}
 }
 

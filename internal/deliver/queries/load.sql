@@ -1,6 +1,7 @@
 -- A dead delivery that is tried again, or a row out of the quarantine, may stand in
 -- front of a row that has a time already. Then the front one's time counts, and
--- the lane is taken once. A row that was given up and halts its lane holds back itself and all behind it.
+-- the lane is taken once. A row that was given up and halts its lane holds back itself and all behind it, and so does
+-- one behind the first whose own time has not come.
 SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attempts, coalesce(q.last_error, ''),
        coalesce(q.last_status, 0), coalesce(q.history::text, ''), q.created_at,
        coalesce(b.tenant_id, ''), coalesce(b.event_type, ''), coalesce(b.aggregate_type, ''),
@@ -17,7 +18,7 @@ SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attemp
                                            AND (e.commit_lsn, e.row_index) < (h.commit_lsn, h.row_index)
                                            AND (e.next_attempt_at IS NOT NULL OR e.dead_at IS NOT NULL))
                       ORDER BY h.next_attempt_at LIMIT s.lim) AS h
- CROSS JOIN LATERAL (SELECT p.*, bool_or(p.dead_at IS NOT NULL) OVER (ORDER BY p.commit_lsn, p.row_index) AS held
+ CROSS JOIN LATERAL (SELECT p.*, bool_or(p.dead_at IS NOT NULL OR coalesce(p.next_attempt_at > $3, false)) OVER (ORDER BY p.commit_lsn, p.row_index) AS held
                        FROM (SELECT * FROM relay.parked r
                               WHERE r.subscription_id = s.id AND r.lane = h.lane
                               ORDER BY r.commit_lsn, r.row_index LIMIT s.depth) AS p) AS q
