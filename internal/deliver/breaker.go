@@ -84,6 +84,13 @@ func (b *breaker) hung(now time.Time) (opened bool) {
 	return true
 }
 
+// resume opens the breaker of an endpoint that had failed when another leader gave it
+// up: what waits for it waits for the endpoint's sake.
+func (b *breaker) resume(now time.Time) {
+	b.hung(now)
+	b.several = true
+}
+
 // inconclusive notes the end of an attempt that says nothing about whether the
 // endpoint works: it asked for patience, or we gave up ourselves.
 func (b *breaker) inconclusive(now time.Time, probe bool) {

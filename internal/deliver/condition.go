@@ -69,9 +69,6 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 		return
 	}
 	sub, o := ep.Subscription(), p.opts.Disable
-	if out.about != nil && out.about.URL != sub.URL {
-		return // it says nothing of the URL that somebody has set meanwhile
-	}
 	v := s.health.failed(now, o)
 	p.failing[ep] = struct{}{}
 	if v == verdictFailing || v == verdictWarn {
@@ -100,5 +97,5 @@ func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
 	p.metrics.disabled(reason)
 	p.log.Error("subscription disabled; its events are kept and wait: `relay subscriptions enable` goes on with them",
 		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", reason, "detail", text)
-	p.submit(op{kind: opDisable, ep: ep, sub: ep.Subscription(), text: reason + ": " + text})
+	p.submit(op{kind: opDisable, ep: ep, sub: ep.Subscription(), url: ep.lanes.url, text: reason + ": " + text})
 }

@@ -239,3 +239,151 @@ SELECT '0/1'::pg_lsn + g, gen_random_uuid(), 'acme', 'x', 'order', g::text, now(
 SELECT $1, commit_lsn, 0, event_id, gen_random_uuid(), hashtextextended(aggregate_id, 0), now(), `+next+`, nullif($2::bigint, 0) FROM relay.bodies`,
 		sub, replay)
 }
+
+// Attempts that were on the wire when the URL was changed tell of the old one.
+func TestCondition_WhatTheOldURLAnswersSaysNothingOfTheNewOne(t *testing.T) {
+	t.Parallel()
+	gone := Outcome{Reason: ReasonHTTP4xx, StatusCode: 410, Detail: "HTTP 410 Gone", Gone: true}
+	for name, answer := range map[string]Outcome{"failures": errOutcome, "410": gone, "429": throttle(time.Hour), "none": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			id := w.subscribe("old.test")
+			hangs := name == "none"
+			l := w.lead(func(o *Options, _ *RecorderOptions) {
+				o.Schedule.Delays = []time.Duration{0, time.Hour}
+				if !hangs {
+					o.HandoverAfter = time.Minute
+				}
+			})
+			release := make(chan struct{})
+			w.sink.on("old.test", func(ctx context.Context, r *Request, try int) Outcome {
+				if out := hold(release)(ctx, r, try); out.Aborted || hangs {
+					return out
+				}
+				return answer
+			})
+			sent := l.send(keys(8)...)
+			eventually(t, "all are on the wire", func() bool { return w.sink.attempts("old.test") == len(sent) })
+			w.exec("UPDATE relay.subscriptions SET url = 'http://new.test/' WHERE id = $1", id)
+			l.refresh(id)
+			if hangs {
+				eventually(t, "they hang", func() bool {
+					l.p.mu.Lock()
+					defer l.p.mu.Unlock()
+					return l.p.hanging == len(sent)
+				})
+			} else {
+				hold := make(chan struct{})
+				w.sink.on("new.test", func(ctx context.Context, r *Request, try int) Outcome {
+					<-hold
+					return ok(ctx, r, try)
+				})
+				close(release)
+				eventually(t, "the new one is tried at once", func() bool { return w.sink.attempts("new.test") > 0 })
+				defer w.arrivedInAll("new.test", sent...)
+				defer close(hold)
+			}
+			eventually(t, "all is recorded", l.rec.Idle)
+			if l.p.Open() != 0 || l.p.Failing() != 0 || w.count(isFailing, id) != 0 {
+				t.Errorf("%d given up and %d failing, %d on record, by what the old one did", l.p.Open(), l.p.Failing(), w.count(isFailing, id))
+			}
+			if n := w.count("SELECT count(*) FROM relay.subscriptions WHERE active"); n != 1 {
+				t.Error("disabled by what the old one did")
+			}
+			l.p.mu.Lock()
+			if s := &l.dir.Get(id).lanes; s.pace.until.After(time.Now()) || s.disabled {
+				t.Errorf("paused or disabled by what the old one did: %+v", s.pace)
+			}
+			l.p.mu.Unlock()
+		})
+	}
+}
+
+// The endpoint answers 410 after the URL was changed and before the relay has heard of
+// it: the database decides.
+func TestCondition_A410ThatCrossesAChangeOfTheURLDisablesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("old.test")
+	l := w.lead()
+	release := make(chan struct{})
+	w.sink.on("old.test", func(ctx context.Context, r *Request, try int) Outcome {
+		<-release
+		return Outcome{Reason: ReasonHTTP4xx, StatusCode: 410, Gone: true}
+	})
+	sent := l.send("k1")
+	eventually(t, "it is on the wire", func() bool { return w.sink.attempts("old.test") == 1 })
+	w.exec("UPDATE relay.subscriptions SET url = 'http://new.test/' WHERE id = $1", id)
+	close(release)
+	eventually(t, "the answer is handled", func() bool { return l.p.Load().InFlight == 0 && l.rec.Idle() })
+	if n := w.count("SELECT count(*) FROM relay.subscriptions WHERE active"); n != 1 {
+		t.Error("the new URL is disabled by the answer of the old one")
+	}
+	l.refresh(id)
+	w.arrived("new.test", sent...)
+}
+
+// What waits for hours, because an endpoint failed, waits no longer once somebody has
+// mended it.
+func TestCondition_WhatWaitsBeginsAtOnceWhenSomebodyMendsTheEndpoint(t *testing.T) {
+	t.Parallel()
+	for name, mend := range map[string]func(l *leader, id uuid.UUID){
+		"enabled": func(l *leader, id uuid.UUID) {
+			l.setActive(id, false)
+			l.setActive(id, true)
+		},
+		"another URL": func(l *leader, id uuid.UUID) {
+			l.exec("UPDATE relay.subscriptions SET url = url || 'new' WHERE id = $1", id)
+			l.refresh(id)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			id := w.subscribe("a.test")
+			l := w.lead(func(o *Options, _ *RecorderOptions) {
+				o.Schedule.Delays = []time.Duration{0, time.Hour}
+				o.Breaker.Failures = 1000 // no probe finds out
+			})
+			w.sink.on("a.test", failing)
+			sent := l.send(keys(20)...)
+			eventually(t, "all wait", func() bool {
+				return w.count("SELECT count(*) FROM relay.parked WHERE next_attempt_at > now() + interval '30 min'") == len(sent)
+			})
+			w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {
+				time.Sleep(2 * time.Millisecond)
+				return ok(ctx, r, try)
+			})
+			w.sink.mu.Lock()
+			w.sink.most["a.test"] = 0
+			w.sink.mu.Unlock()
+			mend(l, id)
+			w.arrivedInAll("a.test", sent...)
+			if n := w.sink.mostAtOnce("a.test"); n > 7 {
+				t.Errorf("%d at once: it does not begin slowly", n)
+			}
+		})
+	}
+}
+
+// A large backlog is made due little by little, so that nobody's outcomes wait for it.
+func TestCondition_MuchIsHurriedLittleByLittle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.exec("UPDATE relay.subscriptions SET active = false")
+	const n = 2*hurryRows + 7
+	w.parkRows(n, id, 0, "now() + interval '1 h'")
+	w.sink.on("a.test", hold(nil))
+	l := w.lead(func(o *Options, _ *RecorderOptions) { o.HandoverAfter = time.Minute })
+	before := l.rec.Written()
+	l.setActive(id, true)
+	eventually(t, "all are due", func() bool { return w.count("SELECT count(*) FROM relay.parked WHERE next_attempt_at > now()") == 0 })
+	if got := l.rec.Written() - before; got < 3 {
+		t.Errorf("it took %d batches", got)
+	}
+	if got := w.parked(); got != n {
+		t.Errorf("%d rows are left, want %d", got, n)
+	}
+}

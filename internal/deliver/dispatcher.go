@@ -133,27 +133,24 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 func (p *Dispatcher) Changed(ep *Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &ep.lanes
-	was, sub := s.disabled, ep.Subscription()
-	s.disabled = !sub.Active
-	switch now := time.Now(); {
-	case s.disabled && !was:
+	s, now := &ep.lanes, time.Now()
+	was, url, sub := s.disabled, s.url, ep.Subscription()
+	s.disabled, s.url = !sub.Active, sub.URL
+	if s.disabled && !was {
 		delete(p.failing, ep)
 		delete(p.open, ep)
 		p.parkIdle(ep)
-	case was && !s.disabled:
-		p.forgive(ep)
-		s.pace.recover()
-	case s.url != sub.URL: // it is another endpoint now
-		p.forgive(ep)
-	default: // what was changed may be what it failed by
+	}
+	switch {
+	case url != sub.URL || was && !s.disabled: // another endpoint, or somebody says that it works again
+		p.forgive(ep, now)
+	case !s.disabled: // what was changed may be what it failed by
 		s.breaker.hurry(now)
 		s.pace.resume()
 	}
-	s.url = sub.URL
 	if !s.disabled && s.total > 0 {
-		p.dueAt(ep, time.Now())
-		p.dueReplay(ep, time.Now())
+		p.dueAt(ep, now)
+		p.dueReplay(ep, now)
 		poke(p.load)
 	}
 	p.enring(ep)
@@ -161,12 +158,17 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 	p.start()
 }
 
-// forgive forgets what is known about how an endpoint works.
-func (p *Dispatcher) forgive(ep *Endpoint) {
+// forgive forgets what is known about how an endpoint works. What waits for it need
+// not wait for a time that the old failures have set, and begins slowly.
+func (p *Dispatcher) forgive(ep *Endpoint, now time.Time) {
 	s := &ep.lanes
-	s.breaker, s.pace = breaker{}, pace{}
+	s.breaker, s.pace, s.anew = breaker{}, pace{}, now
 	delete(p.open, ep)
 	p.healthy(ep)
+	if s.total > 0 && !s.disabled {
+		s.pace.recover()
+		p.hurry(ep, now)
+	}
 }
 
 // Removed cancels everything for a subscription that is gone.

@@ -76,6 +76,7 @@ type laneSet struct {
 	health   health
 	works    bool      // its last attempt that ended was taken
 	url      string    // that these are about
+	anew     time.Time // since when; what began earlier says nothing of them
 	lastEnd  time.Time // when an attempt last ended
 	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
 	wake     time.Time // when the loader looks at it

@@ -293,3 +293,29 @@ func TestEndpoint_ThatWorksKeepsItsPlaceBesideManyThatHang(t *testing.T) {
 		})
 	}
 }
+
+// An outage that ends under another leader ends as slowly.
+func TestEndpoint_RecoversSlowlyAfterARestart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	l := w.lead(func(o *Options, _ *RecorderOptions) { o.Schedule.Delays = []time.Duration{0, time.Hour} })
+	w.sink.on("a.test", failing)
+	sent := l.send(keys(60)...)
+	eventually(t, "all are parked", func() bool { return w.parked() == len(sent) && w.count(isFailing, id) == 1 })
+	l.kill()
+	w.sink.on("a.test", func(context.Context, *Request, int) Outcome {
+		time.Sleep(5 * time.Millisecond)
+		return Outcome{StatusCode: 200, Duration: 5 * time.Millisecond}
+	})
+	n := w.sink.attempts("a.test")
+	w.sink.mu.Lock()
+	w.sink.most["a.test"] = 0
+	w.sink.mu.Unlock()
+	w.lead()
+	eventually(t, "some have arrived", func() bool { return w.sink.attempts("a.test") >= n+8 })
+	if most := w.sink.mostAtOnce("a.test"); most > 6 {
+		t.Errorf("%d attempts at once among the first: it does not begin slowly", most)
+	}
+	w.arrivedInAll("a.test", sent...) // those too that waited for an hour
+}

@@ -102,7 +102,7 @@ func (p *Dispatcher) restoreHealth(ctx context.Context, db Pool, dir *Directory)
 		if !s.disabled {
 			p.failing[ep] = struct{}{}
 			p.open[ep] = struct{}{}
-			s.breaker.hung(now)
+			s.breaker.resume(now)
 			p.reline(ep)
 		}
 		return nil

@@ -49,6 +49,7 @@ type op struct {
 	settles    bool // it is the first record of a delivery from the stream
 	deletes    bool
 	text       string
+	url        string // of opDisable: that is disabled. The subscription may have another one by now
 	quarantine *QuarantineEntry
 	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
 	forget     forget

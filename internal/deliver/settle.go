@@ -33,6 +33,8 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	}
 	s.lastEnd = now
 	l := d.lane
+	stale := d.startedAt.Before(s.anew)
+	d.probe = d.probe && !stale // of a breaker that is no more
 	switch {
 	case s.removed, d.dropped:
 		s.breaker.inconclusive(now, d.probe) // another may try
@@ -49,7 +51,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	case out.Success() || faultpoint.Planted(faultpoint.RefusalTaken) && out.StatusCode >= 500:
 		faultpoint.Hit(faultpoint.After2xxBeforeRecord)
 		d.note(out.entry)
-		if !replay || d.probe {
+		if (!replay || d.probe) && !stale {
 			p.wentWell(d, out, now)
 		}
 		p.metrics.ended(d.flight, StatusDelivered, now)
@@ -62,6 +64,8 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.keep(d, now)
 		p.parkRest(l)
 		p.dropLane(l)
+	case stale:
+		p.failedBefore(d, out, now)
 	case out.Throttled():
 		p.throttled(d, out, now)
 	default:
@@ -75,6 +79,19 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	if s.total > s.loaded || p.starved {
 		poke(p.load)
 	}
+}
+
+// failedBefore settles an attempt that failed and began before all was forgiven: at
+// another URL, or before somebody said that it works again. It says nothing of the
+// endpoint as it is, which is tried at once, also when the schedule is used up.
+func (p *Dispatcher) failedBefore(d *Delivery, out Outcome, now time.Time) {
+	l := d.lane
+	d.failed(out)
+	p.metrics.retry(d.flight, out.Reason)
+	p.leave(d)
+	p.keep(d, now)
+	p.parkRest(l)
+	p.dropLane(l)
 }
 
 // throttled settles an attempt that the endpoint had no time for. It costs no

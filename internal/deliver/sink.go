@@ -32,8 +32,7 @@ type Outcome struct {
 	Answer     string        // first bytes of the answer's body, when it was a failure
 	Aborted    bool          // we gave up ourselves because of a stop: says nothing of the endpoint
 
-	about *Subscription // as it was when the attempt began
-	entry []byte        // for the delivery's history; the Dispatcher makes it
+	entry []byte // for the delivery's history; the Dispatcher makes it
 }
 
 // Success tells whether the receiver took the event.

@@ -106,7 +106,8 @@ func (p *Dispatcher) pick(ep *Endpoint, now time.Time) *lane {
 		}
 		return nil
 	}
-	stored = stored && s.pace.backlogMay(s.restored, most, fresh)
+	// A probe is one at a time, also beside an attempt that hangs.
+	stored = stored && (s.breaker.open || s.pace.backlogMay(s.restored, most, fresh))
 	switch {
 	case stored && (s.turn || !fresh):
 		s.turn = false
@@ -134,7 +135,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 			poke(p.load)
 		}
 		s := &d.ep.lanes
-		if d.flight.Replay == 0 && now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
+		if d.flight.Replay == 0 && !d.startedAt.Before(s.anew) && now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
 			p.opened(d.ep, "hangs")
 			p.parkIdle(d.ep)
 			p.reline(d.ep)
@@ -234,12 +235,6 @@ func (p *Dispatcher) work(d *Delivery) {
 
 func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	spec := d.ep.spec.Load()
-	out := p.attemptAt(d, spec)
-	out.about = spec.sub
-	return out
-}
-
-func (p *Dispatcher) attemptAt(d *Delivery, spec *endpointSpec) Outcome {
 	if spec.fault != "" {
 		return Outcome{Reason: ReasonBlocked, Detail: spec.fault}
 	}

@@ -296,7 +296,7 @@ func (w *writer) others(ops []op) {
 		o := &ops[i]
 		switch o.kind {
 		case opDisable:
-			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.sub.URL)
+			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.url)
 		case opHurry:
 			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next, hurryRows).QueryRow(moreThan(hurryRows, o))
 		case opKick:
