@@ -43,6 +43,10 @@ type Dispatcher struct {
 	metrics *Metrics
 	log     *slog.Logger
 
+	// requests is held from the look at a waiting or dead row to the decision about it,
+	// so that nothing else is decided about the row in between. It is taken before mu.
+	requests sync.Mutex
+
 	mu         sync.Mutex
 	ring       []*Endpoint             // endpoints that work, with something that may start
 	doubtful   []*Endpoint             // endpoints that may not, with something that may start
@@ -61,13 +65,14 @@ type Dispatcher struct {
 	windowN    int
 	windowB    int64
 	loaded     int
-	mostRows   int                    // of loaded at once, attempts that hang not counted
-	starved    bool                   // rows of some endpoint are due, and too many of others are loaded
-	asked      map[uuid.UUID]struct{} // deliveries that a request is about which is not committed
-	backlog    map[*Endpoint]struct{} // endpoints that had rows in the table
-	due        [dueClasses]dueList    // endpoints whose rows will have to be loaded
-	retries    *rate.Limiter          // of what is loaded for endpoints that fail; nil: not bounded
-	stamped    time.Time              // what stamp gave out last
+	mostRows   int                       // of loaded at once, attempts that hang not counted
+	starved    bool                      // rows of some endpoint are due, and too many of others are loaded
+	asked      map[uuid.UUID]struct{}    // deliveries that a request is about which is not committed
+	backlog    map[*Endpoint]struct{}    // endpoints that had rows in the table
+	due        [dueClasses]dueList       // endpoints whose rows will have to be loaded
+	retries    *rate.Limiter             // of what is loaded for endpoints that fail; nil: not bounded
+	stamped    time.Time                 // what stamp gave out last
+	toLetGo    map[*Endpoint]haltedPlace // endpoints whose halted lanes are to go on, and how far that is done
 	stopping   bool
 	pressure   Pressure
 	held       held      // nothing may start: see fence.go
@@ -92,7 +97,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		asked: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
-		failing: make(map[*Endpoint]struct{}),
+		failing: make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
 	}
 	if n := opts.FailingRate; n > 0 {
 		p.retries = rate.NewLimiter(rate.Limit(n), n)
@@ -148,6 +153,10 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 		s.breaker.hurry(now)
 		s.pace.resume()
 	}
+	if s.halts && !sub.halts() {
+		p.submit(op{kind: opLetAllGo, ep: ep}) // behind what still becomes a dead head
+	}
+	s.halts = sub.halts()
 	if !s.disabled && s.total > 0 {
 		p.dueAt(ep, now)
 		p.dueReplay(ep, now)

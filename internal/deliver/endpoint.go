@@ -83,6 +83,7 @@ type laneSet struct {
 	due      *dueList  // that it is in, nil for none
 	dueIndex int       // and where
 	disabled bool
+	halts    bool // a delivery that is given up halts its lane
 	removed  bool
 	replay   replaySet
 }

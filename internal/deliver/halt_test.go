@@ -262,3 +262,49 @@ func TestHalt_KeepsOrderWhateverDiesAndWhoeverHelps(t *testing.T) {
 		})
 	}
 }
+
+// A subscription that lets go from now on lets go what it has halted before.
+func TestHalt_SwitchingToReleaseLetsHaltedKeysGo(t *testing.T) {
+	t.Parallel()
+	for name, restart := range map[string]bool{"while the relay runs": false, "while none runs": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			sub := w.subscribeHalting("a.test")
+			l := w.lead(attempts(2))
+			heads := append(w.commit("k1"), w.commit("k2")...)
+			bad := ids(heads...)
+			w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {
+				if slices.Contains(bad, r.EventID) {
+					return errOutcome
+				}
+				return ok(ctx, r, try)
+			})
+			l.take(heads...)
+			behind := l.send("k1", "k2", "k1", "k2")
+			eventually(t, "both halt", func() bool { return len(w.halted()) == 2 && w.parked() == 6 })
+			l.quiet()
+			if restart {
+				l.stop(patience)
+			}
+			w.exec("UPDATE relay.subscriptions SET on_dead = 'release' WHERE id = $1", sub)
+			if restart {
+				l = w.lead(attempts(2))
+			} else {
+				l.refresh(sub)
+			}
+			w.arrivedInAll("a.test", behind...)
+			w.inKeyOrder("a.test", behind...)
+			eventually(t, "all is recorded", func() bool { return l.rec.Idle() && w.parked() == 0 && l.p.Parked() == 0 })
+			if n := w.ended(StatusDead); n != 2 {
+				t.Fatalf("%d are dead, want 2", n)
+			}
+			if n := w.count("SELECT count(*) FROM relay.bodies WHERE keep_until > now()"); n != 2 {
+				t.Errorf("%d bodies of dead ones are kept, want 2", n)
+			}
+			w.sink.on("a.test", ok)
+			l.retry(uuid.MustParse(w.text("SELECT id::text FROM relay.deliveries WHERE event_id = $1", heads[0].f.EventID)))
+			w.arrivedInAll("a.test", append(behind, heads[0])...)
+		})
+	}
+}

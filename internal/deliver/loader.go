@@ -44,7 +44,8 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		var n int32
 		var due *time.Time
 		var replay *int64
-		if err := rows.Scan(&id, &lane, &n, &due, &replay); err != nil {
+		var halted bool
+		if err := rows.Scan(&id, &lane, &n, &due, &replay, &halted); err != nil {
 			return fmt.Errorf("load parked lanes: %w", err)
 		}
 		ep := dir.Get(id)
@@ -61,13 +62,16 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		if due != nil {
 			p.dueLane(ep, uint64(lane), *due) //nolint:gosec // bits
 		}
+		if halted && !ep.Subscription().halts() { // changed while no relay ran
+			p.toLetGo[ep] = beforeAll
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("load parked lanes: %w", err)
 	}
 	for _, ep := range dir.All() {
 		sub := ep.Subscription()
-		ep.lanes.disabled, ep.lanes.url = !sub.Active, sub.URL
+		ep.lanes.disabled, ep.lanes.url, ep.lanes.halts = !sub.Active, sub.URL, sub.halts()
 	}
 	if err := p.restoreHealth(ctx, db, dir); err != nil {
 		return err
@@ -135,7 +139,14 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, 5*time.Second
 	for {
+		more, err := p.letHaltedGo(ctx, db)
+		if err != nil && ctx.Err() == nil {
+			p.rec.opts.OnError(err)
+		}
 		want, wait := p.wanted(time.Now())
+		if more || err != nil {
+			wait = min(wait, restGap)
+		}
 		if len(want.eps) > 0 {
 			wait = minLoadGap
 			if err := p.loadParked(ctx, db, want); err != nil {

@@ -23,6 +23,8 @@ const (
 	opKick                           // somebody wants a waiting delivery tried now
 	opRevive                         // somebody wants a dead delivery tried again
 	opDiscard                        // somebody gives up a dead delivery that halts its lane
+	opLetGo                          // a dead delivery that halts its lane gives way
+	opLetAllGo                       // the subscription lets dead deliveries give way from now on
 	opReplay                         // a replay has read on
 	opReplayCancel                   // a replay ends for the reason in text, with all of it that waits
 	opForget                         // a request is carried out, or a quarantined row is settled
@@ -51,7 +53,7 @@ type op struct {
 	text       string
 	url        string // of opDisable: that is disabled. The subscription may have another one by now
 	quarantine *QuarantineEntry
-	id         uuid.UUID // delivery, for opKick, opRevive and opDiscard
+	id         uuid.UUID // delivery, for opKick, opRevive, opDiscard and opLetGo
 	forget     forget
 	absent     bool          // of opRevive, and of opPark without settles: there was no row to write
 	some, more bool          // of an op that is written in parts: it found rows, and not all of them went with it
@@ -66,7 +68,7 @@ type op struct {
 // is committed: they may be stale.
 func (o *op) touchesTable() bool {
 	switch o.kind {
-	case opPark, opUpdate, opPromote, opRevive, opDiscard:
+	case opPark, opUpdate, opPromote, opRevive, opDiscard, opLetGo:
 		return true
 	}
 	return o.deletes

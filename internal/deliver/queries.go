@@ -29,6 +29,8 @@ var (
 	sqlHurry       = query("hurry")
 	sqlDiscard     = query("discard")
 	sqlHalted      = query("halted")
+	sqlHaltedOf    = query("halted_of")
+	sqlLetGo       = query("let_go")
 	sqlQuarantine  = query("quarantine")
 	sqlAdvance     = query("advance")
 	sqlDisable     = query("disable")

@@ -26,6 +26,8 @@ func (p *Dispatcher) isAsked(id uuid.UUID) bool {
 // once, a dead one waits again with its whole schedule before it. Anything else
 // is left alone. The request row is deleted with it.
 func (p *Dispatcher) Retry(ctx context.Context, db Pool, dir *Directory, id uuid.UUID, request int64) error {
+	p.requests.Lock()
+	defer p.requests.Unlock()
 	if p.isAsked(id) {
 		p.Dismiss(request)
 		return nil
@@ -101,6 +103,8 @@ func (p *Dispatcher) kick(ep *Endpoint, id uuid.UUID, request int64) {
 // Discard carries out a request to give up a dead delivery that halts its lane:
 // what waits behind it goes on. Anything else is left alone.
 func (p *Dispatcher) Discard(ctx context.Context, db Pool, dir *Directory, id uuid.UUID, request int64) error {
+	p.requests.Lock()
+	defer p.requests.Unlock()
 	if p.isAsked(id) {
 		p.Dismiss(request)
 		return nil
@@ -125,12 +129,7 @@ func (p *Dispatcher) Discard(ctx context.Context, db Pool, dir *Directory, id uu
 		return nil
 	}
 	p.metrics.ended(f, StatusCancelled, time.Now())
-	p.asked[id] = struct{}{}
-	s.dropParked(key)
-	p.submit(op{kind: opDiscard, ep: ep, lane: key, id: id, forget: forget{request: request}})
-	if s.parked[key] > 0 && s.lanes[key] == nil {
-		p.submit(op{kind: opPromote, ep: ep, lane: key})
-	}
+	p.giveWay(ep, key, op{kind: opDiscard, ep: ep, id: id, forget: forget{request: request}})
 	return nil
 }
 

@@ -287,6 +287,10 @@ func (p *Dispatcher) committed(batch []op) {
 				}
 			}
 		}
+		if o.kind == opLetAllGo {
+			p.toLetGo[o.ep] = beforeAll
+			look = true
+		}
 		if o.absent && s.parked[o.lane] > 0 {
 			p.uncount(o.ep, o.lane)
 		}

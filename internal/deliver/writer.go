@@ -312,6 +312,9 @@ func (w *writer) others(ops []op) {
 		case opDiscard:
 			w.freesBodies = true
 			w.batch.Queue(sqlDiscard, [16]byte(o.id))
+		case opLetGo:
+			w.freesBodies = true
+			w.batch.Queue(sqlLetGo, [16]byte(o.id), o.at.Add(w.opts.LogRetention))
 		case opQuarantine:
 			q := o.quarantine
 			w.batch.Queue(sqlQuarantine, lsnText(q.CommitLSN), q.Index, q.CommitTime, q.Reason, q.Detail,
