@@ -164,8 +164,8 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 
 func printReplayed(cmd *cobra.Command, a *replayArgs, sub *deliver.Subscription, out *replayed) error {
 	if out.ID != nil && !sub.Active {
-		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "the subscription is disabled (%s): the replay waits until `relay subscriptions enable %s`\n",
-			orDash(sub.DisabledReason), sub.ID)
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "the subscription is disabled (%s): the replay waits until `relay subscriptions enable %s`, %.0f h at most\n",
+			orDash(sub.DisabledReason), sub.ID, deliver.ReplayPatience.Hours())
 	}
 	if a.output == formJSON {
 		return printJSON(cmd.OutOrStdout(), out)
@@ -233,6 +233,8 @@ func replayProgress(r *deliver.ReplayRecord) string {
 		}
 	}
 	switch {
+	case r.State == deliver.ReplayCancelled && r.Detail != nil:
+		line += "; " + *r.Detail
 	case r.Cancelling:
 		line += "; is to be cancelled by the next relay that leads"
 	case r.State == deliver.ReplayRunning && r.Disabled != nil && *r.Disabled != "":

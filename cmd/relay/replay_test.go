@@ -32,7 +32,7 @@ func TestReplay_CountsAsksAndShowsItsProgress(t *testing.T) {
 		t.Fatalf("%s replays were asked for", n)
 	}
 
-	s.relay("replay", "--subscription", sub, "--from", "1h").exits(0).says("replay 1: 100 a second").complains("is disabled (on holiday)")
+	s.relay("replay", "--subscription", sub, "--from", "1h").exits(0).says("replay 1: 100 a second").complains("is disabled (on holiday)", "24 h at most")
 	s.relay("replay", "--subscription", sub, "--from", "1h").exits(0).says("replay 1 of this request is running already")
 	s.relay("replay", "--subscription", sub, "--from", "2h").exits(exitFailed).complains("replay 1 of this subscription is running", "relay replay cancel 1")
 	s.relay("replay", "list").exits(0).quiet().says("ID", sub, "running, 0 of 5 delivered; waits for its subscription to be enabled")
@@ -66,6 +66,7 @@ func TestReplay_CancelIsCarriedOutByTheRelay(t *testing.T) {
 	s.start()
 	s.relay("replay", "cancel", "1", "--wait", "20s").exits(0).quiet().says("cancelled, 0 of 5 delivered")
 	s.relay("replay", "show", "1", "--wait").exits(exitFailed).complains("replay 1 was cancelled: cancelled by an operator")
+	s.relay("replay", "list").exits(0).quiet().says("cancelled, 0 of 5 delivered", "; cancelled by an operator")
 	s.relay("replay", "cancel", "7").exits(exitFailed).complains("not found")
 }
 

@@ -147,7 +147,7 @@ func (r *replayer) look(ctx context.Context) error {
 			r.l.log.Info("replay", "id", now.ID, "subscription", now.Subscription, "from", now.From, "to", now.To,
 				"rate", now.Rate, "queued_before", now.Queued)
 		}
-		run.Ended, run.Cancel = now.Ended, now.Cancel
+		run.Ended, run.Cancel, run.Stuck = now.Ended, now.Cancel, now.Stuck
 	}
 	for id := range r.runs {
 		if !seen[id] {
@@ -171,6 +171,13 @@ func (r *replayer) step(ctx context.Context, run *replayRun, now time.Time) erro
 	case ep == nil && (!run.done || run.ReadAll):
 		run.done, run.ReadAll = true, false
 		r.l.dispatcher.CancelReplay(nil, run.ID, "its subscription was removed")
+		return nil
+	case run.Stuck && ep != nil && !ep.Subscription().Active && (!run.done || run.ReadAll):
+		run.done, run.ReadAll = true, false
+		why := fmt.Sprintf("its subscription has been disabled for %.0f h; ask for it again once that is enabled",
+			deliver.ReplayPatience.Hours())
+		r.l.log.Warn("replay ended", "id", run.ID, "subscription", run.Subscription, "reason", why)
+		r.l.dispatcher.CancelReplay(ep, run.ID, why)
 		return nil
 	case run.done || !ep.Subscription().Active || r.l.pressed.Load(): // what is parked is written to the WAL
 		return nil

@@ -289,3 +289,35 @@ func TestReplay_LooksForARowThatIsNeverWhereItWas(t *testing.T) {
 		t.Errorf("queued %d, skipped %d, delivered %d of %d", queued, skipped, delivered, total)
 	}
 }
+
+// What a replay has still to read is kept. One that waits for nobody must not keep it
+// for ever.
+func TestReplay_EndsWhenItsSubscriptionStaysDisabled(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rec := newReceiver(t)
+	sub := r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	for i := range 3 {
+		r.order("acme", "o1", i)
+	}
+	r.eventually("all arrive", func() bool { return len(rec.arrivals()) == 3 })
+	r.exec("UPDATE relay.subscriptions SET active = false")
+	id := r.replay(sub, 10)
+	r.exec("UPDATE relay.replays SET updated_at = now() - interval '25 h'")
+	time.Sleep(1500 * time.Millisecond)
+	if state, _, _, _ := r.replayState(id); state != deliver.ReplayRunning {
+		t.Fatalf("it is %s although its subscription was disabled just now", state)
+	}
+	r.exec("UPDATE relay.subscriptions SET updated_at = now() - interval '25 h'")
+	r.eventually("it is ended, and says why", func() bool {
+		return r.number(`SELECT count(*) FROM relay.replays WHERE state = 'CANCELLED'
+			AND detail LIKE 'its subscription has been disabled for 24 h; ask for it again%'`) == 1
+	})
+	r.exec("UPDATE relay.subscriptions SET active = true")
+	if again := r.replay(sub, 10); again == id {
+		t.Error("it cannot be asked for again")
+	}
+	r.eventually("they come again", func() bool { return len(rec.arrivals()) == 6 })
+	d.stop()
+}

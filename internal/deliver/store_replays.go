@@ -134,6 +134,10 @@ func (r Replays) read(ctx context.Context, id int64, limit int) ([]ReplayRecord,
 	return list, nil
 }
 
+// ReplayPatience is how long a replay waits for a subscription that is disabled. What
+// it has still to read is kept in the outbox meanwhile, beyond all retention.
+const ReplayPatience = 24 * time.Hour
+
 // RunningReplay is a replay as the leader needs it.
 type RunningReplay struct {
 	ID           int64
@@ -147,18 +151,19 @@ type RunningReplay struct {
 	ReadAll      bool
 	Queued       int64
 	Ended        int64
+	Stuck        bool // for ReplayPatience, because its subscription is disabled
 }
 
 // LoadRunningReplays reads the replays that are not over.
 func LoadRunningReplays(ctx context.Context, db querier) ([]RunningReplay, error) {
-	rows, err := db.Query(ctx, sqlReplaysRunning)
+	rows, err := db.Query(ctx, sqlReplaysRunning, ReplayPatience)
 	if err != nil {
 		return nil, fmt.Errorf("read running replays: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (RunningReplay, error) {
 		var r RunningReplay
 		err := row.Scan(&r.ID, &r.Subscription, &r.TenantID, &r.Events, &r.From, &r.To, &r.Rate, &r.Cancel, &r.Cursor.Key,
-			&r.Cursor.ID, &r.ReadAll, &r.Queued, &r.Ended)
+			&r.Cursor.ID, &r.ReadAll, &r.Queued, &r.Ended, &r.Stuck)
 		return r, err
 	})
 	if err != nil {

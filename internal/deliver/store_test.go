@@ -228,3 +228,31 @@ func TestAwait_ReturnsWhatIsNotCarriedOut(t *testing.T) {
 		t.Error("a kind that is none was taken")
 	}
 }
+
+func TestReplay_IsStuckWhenItsSubscriptionIsDisabledForLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sub := w.subscribe("a.test")
+	w.replayOf(sub, 1)
+	for _, c := range []struct {
+		active         bool
+		changed, moved string // ago
+		want           bool
+	}{
+		{active: true, changed: "30 h", moved: "30 h"},
+		{active: false, changed: "30 h", moved: "30 h", want: true},
+		{active: false, changed: "20 h", moved: "30 h"},
+		{active: false, changed: "30 h", moved: "20 h"},
+	} {
+		w.exec("UPDATE relay.subscriptions SET active = $1, updated_at = now() - $2::text::interval", c.active, c.changed)
+		w.exec("UPDATE relay.replays SET updated_at = now() - $1::text::interval", c.moved)
+		list, err := LoadRunningReplays(t.Context(), w.pool)
+		if err != nil || len(list) != 1 || list[0].Stuck != c.want {
+			t.Errorf("%+v: %+v, %v", c, list, err)
+		}
+	}
+	w.exec("DELETE FROM relay.subscriptions")
+	if list, err := LoadRunningReplays(t.Context(), w.pool); err != nil || len(list) != 1 || list[0].Stuck {
+		t.Errorf("without its subscription: %+v, %v", list, err)
+	}
+}
