@@ -184,7 +184,8 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) {
 	}
 
 	var sent, toRemoved []*entry
-	lastAttempts := 0 // at the one that was removed
+	var held, late []*entry // in the quarantine, and out of it
+	lastAttempts := 0       // at the one that was removed
 	remove := func() {
 		ep := l.dir.Get(subs["d.test"])
 		w.exec("DELETE FROM relay.subscriptions WHERE id = $1", ep.id)
@@ -200,6 +201,9 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) {
 		keys := make([]string, 1+rnd.IntN(5))
 		for i := range keys {
 			keys[i] = fmt.Sprintf("k%d", rnd.IntN(6))
+		}
+		if !crashes && rnd.IntN(6) == 0 {
+			held = append(held, w.commit(keys[0])...)
 		}
 		rows := w.commit(keys...)
 		sent = append(sent, rows...)
@@ -220,11 +224,10 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) {
 				l.retry(id)
 			}
 		case 4: // an event comes out of the quarantine
-			if !crashes {
-				late := w.commit(fmt.Sprintf("k%d", rnd.IntN(6)))[0]
-				f := late.f
+			if !crashes && len(held) > 0 {
+				f := held[0].f
 				l.p.Release(&f, l.dir.Match(f.TenantID, f.Type), 0, 0)
-				sent = append(sent, late)
+				sent, late, held = append(sent, held[0]), append(late, held[0]), held[1:]
 			}
 		case 5: // a probe of an endpoint that is given up may be on the wire
 			id := anyone()
@@ -283,6 +286,7 @@ func runRandomly(t *testing.T, seed uint64, crashes bool) {
 				t.Errorf("%s: %s is lost", host, w.names(ids(e)))
 			}
 		}
+		kept = slices.DeleteFunc(kept, func(e *entry) bool { return slices.Contains(late, e) })
 		if host == "c.test" { // a dead one that gave way comes late
 			kept = slices.DeleteFunc(kept, func(e *entry) bool { return dies(fate(salt, host, e.f.EventID.String())) })
 		}
