@@ -165,3 +165,52 @@ func TestCheck_RefusesAServerThatProgressDoesNotBelongTo(t *testing.T) {
 		}
 	}
 }
+
+// An older leader may prove more while the slot is made anew, and trims what it has proved. The
+// marker of another server means nothing, and is not found again by a second try.
+func TestRescue_KeepsTheMarkerThatTheDatabaseHas(t *testing.T) {
+	for name, c := range map[string]struct {
+		server, seen, want string
+	}{
+		"same server":                    {"1", "10:10:", "20:20:"},
+		"none was known":                 {"1", "", "20:20:"},
+		"other server, carried over":     {"2", "10:10:", "20:20:"},
+		"other server, it means nothing": {"2", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, conn := mustMigrate(t)
+			if err := Create(ctx, conn, State{Slot: "s", SystemID: "1", Timeline: 1, Position: cdc.Position{End: 10}, Backfill: "5:5:"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Exec(ctx, "UPDATE relay.progress SET marker = '20:20:'"); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Load(ctx, conn, "s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Marker = c.seen
+			if err := BeginRescue(ctx, conn, s, c.server); err != nil {
+				t.Fatal(err)
+			}
+			if cut, err := Load(ctx, conn, "s"); err != nil || !cut.Remaking || cut.Marker != c.want || cut.Epoch != s.Epoch {
+				t.Errorf("%+v, %v: a rescue that has begun", cut, err)
+			}
+			s.SystemID, s.Position.End, s.Backfill = c.server, 20, "25:25:"
+			err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				_, err := Rescue(ctx, tx, s, "test")
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Load(ctx, conn, "s")
+			if err != nil || got.Remaking || got.Marker != c.want || got.Backfill != "25:25:" || got.SystemID != c.server || got.Epoch <= s.Epoch {
+				t.Errorf("%+v, %v; want marker %q", got, err, c.want)
+			}
+			if err := BeginRescue(ctx, conn, s, c.server); err == nil {
+				t.Error("a rescue begins for an epoch that is over")
+			}
+		})
+	}
+}
