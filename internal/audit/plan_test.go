@@ -51,7 +51,7 @@ func (f *fixture) fill() (pages int) {
 // alone, and reads everything below it.
 func TestCompare_ReadsANarrowWindowInPartHoweverOftenItHasRun(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newLoneFixture(t)
 	f.exec("ALTER TABLE outbox.events_default SET (autovacuum_enabled = false)")
 	for range 20 {
 		f.compare()
@@ -68,11 +68,45 @@ func TestCompare_ReadsANarrowWindowInPartHoweverOftenItHasRun(t *testing.T) {
 	}
 }
 
+// Somebody's transaction stays open for hours. Nothing that ended since may be read by each audit
+// again: a snapshot's lower bound stands where that one began, and what it does not show are
+// those that run, and those to come.
+func TestCompare_ReadsANarrowWindowInPartWhileATransactionStaysOpen(t *testing.T) {
+	t.Parallel()
+	f := newLoneFixture(t)
+	f.exec("ALTER TABLE outbox.events_default SET (autovacuum_enabled = false)")
+	other := f.connect()
+	tx, err := other.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), insert, 1); err != nil {
+		t.Fatal(err)
+	}
+	pages := f.fill()
+	f.compare()
+	f.write(10, 0)
+	before := f.readPages()
+	if res := f.compare(); res.Rows != 10 || len(res.Missing) != 0 {
+		t.Fatalf("%+v; want 10 rows in order", res)
+	}
+	if read := f.readPages() - before; read > pages/2 {
+		t.Errorf("a window of 10 rows reads %d of %d pages", read, pages)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if res := f.compare(); res.Rows != 1 || len(res.Missing) != 1 {
+		t.Errorf("%+v; want the row of the open transaction, which did not come", res)
+	}
+}
+
 // What is on record of the transactions since a marker is compared with the table when the
 // Journal had to forget them.
 func TestCompareRecorded_FindsWhatDiffersFromTheRecord(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newLoneFixture(t)
 	f.exec("ALTER TABLE outbox.events_default SET (autovacuum_enabled = false)")
 	const slot = "s"
 	record := func(list ...cdc.Tally) {

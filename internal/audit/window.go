@@ -93,13 +93,16 @@ func ByIndex(ctx context.Context, tx pgx.Tx) error {
 }
 
 // Between is a condition on rows of the table: their transactions are shown by to
-// and not by from. The first part of it is what the index can find.
+// and not by from. The first part of it is what the index can find: from the first that ran
+// at from and has ended by to. A transaction that stays open for hours does not widen that.
 //
 // The snapshots are parameters $1 (to) and $2 (from, empty for none), both text.
 func (t Table) Between() string {
 	x := pgx.Identifier{t.Columns.XID}.Sanitize()
 	return `(` + x + `::text)::bigint < (pg_snapshot_xmax($1::text::pg_snapshot)::text)::bigint
-   AND ($2::text = '' OR (` + x + `::text)::bigint >= (pg_snapshot_xmin(nullif($2::text, '')::pg_snapshot)::text)::bigint)
+   AND ($2::text = '' OR (` + x + `::text)::bigint >= coalesce(
+        (SELECT min((r::text)::bigint) FROM pg_snapshot_xip(nullif($2::text, '')::pg_snapshot) AS r WHERE pg_visible_in_snapshot(r, $1::text::pg_snapshot)),
+        (pg_snapshot_xmax(nullif($2::text, '')::pg_snapshot)::text)::bigint))
    AND pg_visible_in_snapshot(` + x + `, $1::text::pg_snapshot)
    AND ($2::text = '' OR NOT pg_visible_in_snapshot(` + x + `, nullif($2::text, '')::pg_snapshot))`
 }

@@ -33,7 +33,22 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
+	return newFixtureOn(t, pgtest.NewDatabase(t))
+}
+
+// newLoneFixture has a cluster of its own: what runs elsewhere in a cluster, and ends, makes a
+// window wider.
+func newLoneFixture(t *testing.T) *fixture {
+	t.Helper()
+	url, err := pgtest.NewCluster(t).CreateDatabase(t.Context(), "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newFixtureOn(t, url)
+}
+
+func newFixtureOn(t *testing.T, url string) *fixture {
+	t.Helper()
 	if _, err := migrate.Up(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}

@@ -21,8 +21,8 @@ func (r *rig) session() *pgx.Conn {
 }
 
 // A rescue dies when its slot is made and nothing of it is noted. What is there then looks
-// like the slot that progress belongs to; the gap before it is known all the same, and no
-// marker comes in this test that could find it.
+// like the slot that progress belongs to; the gap before it is known all the same, not only
+// by the audit.
 func TestRescue_IsBegunAgainWhenItDiedBeforeItNotedItsSlot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "RELAY_CDC_MARKER_INTERVAL=1h")
@@ -111,5 +111,8 @@ func TestRescue_OfASlotThatWasMadeAnewWhileRowsFromBeforeItWereRead(t *testing.T
 	d.stop()
 	if n := r.mustHaveEach(rec, 225); n != 0 {
 		t.Errorf("%d rows were sent twice", n)
+	}
+	if what := r.text("SELECT string_agg(kind || ': ' || detail, '; ') FROM relay.incidents"); !strings.Contains(what, "made it anew") {
+		t.Errorf("incidents: %s", what)
 	}
 }
