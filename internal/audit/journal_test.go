@@ -273,3 +273,28 @@ func TestJournal_PutsEachTransactionIntoOneWindow(t *testing.T) {
 		}
 	})
 }
+
+// Ids that the server has not given out when the marker is emitted are no transactions of its own.
+// A few stay, for the case that it comes so far; a transaction that came since is none of them.
+func TestJournal_KeepsFewTransactionsThatTheServerDoesNotKnow(t *testing.T) {
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
+	const own, many = keepEach + 5000, 2 * maxUnknown
+	for i := range many {
+		bring(j, 90, uint64(1_000_000_000+i), number(i)) //nolint:gosec // small
+	}
+	for xid := uint64(6); xid < own; xid++ {
+		bring(j, cdc.LSN(xid)+100, xid, number(int(xid))) //nolint:gosec // small
+	}
+	j.Expect("m")
+	shown := cdc.Snapshot{Xmin: own, Xmax: own}
+	j.Emitted(own, shown) // adds most of them up
+	bring(j, 1<<30, own+1, number(7))
+	j.Marker("m", 1<<31)
+	w, left := j.Cut(shown)
+	if w.Unknown != many-maxUnknown || len(left) != maxUnknown+1 || left[maxUnknown].XID != own+1 {
+		t.Errorf("%d are given up, %d left over; want %d, and the one that came since among %d", w.Unknown, len(left), many-maxUnknown, maxUnknown+1)
+	}
+	if got := int(w.folded.Rows) + len(w.seen); got != own-6 {
+		t.Errorf("the window has %d rows, want %d", got, own-6)
+	}
+}
