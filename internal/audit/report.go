@@ -106,7 +106,7 @@ func MakeReport(ctx context.Context, db Reporter, o ReportOptions) (*Report, err
 	if _, _, err := dir.Load(ctx, db); err != nil {
 		return nil, err
 	}
-	tx, err := BeginReading(ctx, db)
+	tx, err := Table{Name: o.Mapping.Table}.BeginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}

@@ -66,23 +66,32 @@ type Beginner interface {
 // once, also while rows are moved from one partition to another.
 //
 // A query of an ordinary transaction may look up the partitions before a move is
-// committed and take its snapshot after, and then sees the moved rows nowhere. Here the
-// snapshot comes first.
+// committed and take its snapshot after, and then sees the moved rows nowhere. When the
+// snapshot comes first, a condition on created_at may leave out the partition that still has
+// them. Here the table is locked first, in the mode of any query, which a move waits for.
+//
+// Source: https://www.postgresql.org/docs/current/sql-lock.html
 //
 // A timeout of the role or the database does not count: what must be read takes as long as
 // it takes, and a query that is ended each time would never be done.
-func BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
+func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
-	const q = `SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')`
-	if _, err := tx.Exec(ctx, q); err != nil {
-		_ = tx.Rollback(context.WithoutCancel(ctx))
-		return nil, err
+	for _, q := range [...]string{
+		"LOCK TABLE " + t.quoted() + " IN ACCESS SHARE MODE",
+		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')",
+	} {
+		if _, err := tx.Exec(ctx, q); err != nil {
+			_ = tx.Rollback(context.WithoutCancel(ctx))
+			return nil, err
+		}
 	}
 	return tx, nil
 }
+
+func (t Table) quoted() string { return pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() }
 
 // ByIndex makes the queries of a transaction find a narrow window by the index. A plan for
 // all of the table would be a mistake of the statistics, or of a plan that was kept from
@@ -125,7 +134,7 @@ func (t Table) sums(byTransaction bool) string {
 	}
 	return `SELECT ` + key + `, count(*), ` + halves + `
   FROM (SELECT ` + pgx.Identifier{t.Columns.XID}.Sanitize() + `::text AS x, replace(` + pgx.Identifier{t.Columns.ID}.Sanitize() + `::text, '-', '') AS h
-          FROM ` + pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() + ` WHERE ` + t.Between() + `) AS w` + group
+          FROM ` + t.quoted() + ` WHERE ` + t.Between() + `) AS w` + group
 }
 
 // Compare compares what the stream has shown with the table. When the two differ and the
@@ -137,7 +146,7 @@ func (t Table) Compare(ctx context.Context, db Beginner, slot string, w Window) 
 		total.Rows += s.Rows
 		total.Sum += s.Sum
 	}
-	tx, err := BeginReading(ctx, db)
+	tx, err := t.BeginReading(ctx, db)
 	if err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
@@ -218,7 +227,7 @@ SELECT t.key, t.n FROM (%s) AS t(key, n, upper, lower)
 // Journal had more to keep than it may. It names no rows: a transaction that differs counts
 // as missing with all of its rows. Whatever came before the marker of to must be recorded.
 func (t Table) CompareRecorded(ctx context.Context, db Beginner, slot string, from, to cdc.Snapshot) (Result, error) {
-	tx, err := BeginReading(ctx, db)
+	tx, err := t.BeginReading(ctx, db)
 	if err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}

@@ -270,13 +270,82 @@ func TestBeginReading_TakesAsLongAsItTakes(t *testing.T) {
 	if _, err := f.conn.Exec(t.Context(), "SET statement_timeout = '20ms'"); err != nil {
 		t.Fatal(err)
 	}
-	tx, err := BeginReading(t.Context(), f.conn)
+	tx, err := events.BeginReading(t.Context(), f.conn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	if _, err := tx.Exec(t.Context(), "SELECT pg_sleep(0.2)"); err != nil {
 		t.Error(err)
+	}
+}
+
+// move moves all rows to another partition, in a transaction that is returned open.
+func (f *fixture) move() pgx.Tx {
+	f.t.Helper()
+	tx, err := f.connect().Begin(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := moveRows(f.t.Context(), tx); err != nil {
+		f.t.Fatal(err)
+	}
+	return tx
+}
+
+func moveRows(ctx context.Context, tx pgx.Tx) error {
+	for _, sql := range []string{
+		"CREATE TABLE outbox.moved (LIKE outbox.events_default INCLUDING ALL)",
+		"LOCK TABLE outbox.events_default IN ACCESS EXCLUSIVE MODE",
+		"INSERT INTO outbox.moved SELECT * FROM outbox.events_default",
+		"DELETE FROM outbox.events_default",
+		fmt.Sprintf("ALTER TABLE outbox.events ATTACH PARTITION outbox.moved FOR VALUES FROM ('%s') TO ('%s')",
+			time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)),
+	} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitsForLock tells whether a session waits for a lock.
+func (f *fixture) waitsForLock(pid uint32) (waits bool) {
+	f.t.Helper()
+	err := f.conn.QueryRow(f.t.Context(), "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'", pid).Scan(&waits)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return waits
+}
+
+// The move begins when the reader has its snapshot, which knows the old partition alone, and
+// the query names a time for which the new one alone is looked at.
+func TestBeginReading_SeesRowsThatAreMovedLater(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.write(10, 0)
+	reader, err := events.BeginReading(t.Context(), f.connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mover := f.connect()
+	moved := make(chan error, 1)
+	go func() {
+		moved <- pgx.BeginFunc(context.Background(), mover, func(tx pgx.Tx) error { return moveRows(context.Background(), tx) })
+	}()
+	for waits := false; !waits && len(moved) == 0; {
+		waits = f.waitsForLock(mover.PgConn().PID())
+	}
+	var n int
+	err = reader.QueryRow(t.Context(), fmt.Sprintf("SELECT count(*) FROM outbox.events WHERE created_at >= '%s' AND created_at < '%s'",
+		time.Now().Add(-time.Minute).Format(time.RFC3339), time.Now().Add(time.Minute).Format(time.RFC3339))).Scan(&n)
+	if err != nil || n != 10 {
+		t.Errorf("%d rows seen, want 10: %v", n, err)
+	}
+	_ = reader.Rollback(context.Background())
+	if err := <-moved; err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -287,30 +356,14 @@ func TestBeginReading_SeesRowsThatAreBeingMoved(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.write(10, 0)
-	mover := f.connect()
-	move, err := mover.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, sql := range []string{
-		"CREATE TABLE outbox.moved (LIKE outbox.events_default INCLUDING ALL)",
-		"LOCK TABLE outbox.events_default IN ACCESS EXCLUSIVE MODE",
-		"INSERT INTO outbox.moved SELECT * FROM outbox.events_default",
-		"DELETE FROM outbox.events_default",
-		fmt.Sprintf("ALTER TABLE outbox.events ATTACH PARTITION outbox.moved FOR VALUES FROM ('%s') TO ('%s')",
-			time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339)),
-	} {
-		if _, err := move.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
+	move := f.move()
 	counted := make(chan int, 1)
 	reader := f.connect()
 	pid := reader.PgConn().PID()
 	go func() {
 		n := -1
 		defer func() { counted <- n }()
-		tx, err := BeginReading(context.Background(), reader)
+		tx, err := events.BeginReading(context.Background(), reader)
 		if err != nil {
 			t.Error(err)
 			return
@@ -320,11 +373,7 @@ func TestBeginReading_SeesRowsThatAreBeingMoved(t *testing.T) {
 		}
 		_ = tx.Rollback(context.Background())
 	}()
-	for waits := false; !waits; { // for the lock on the partition that is emptied
-		err := f.conn.QueryRow(t.Context(), "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'", pid).Scan(&waits)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for !f.waitsForLock(pid) { // on the partition that is emptied
 	}
 	if err := move.Commit(t.Context()); err != nil {
 		t.Fatal(err)

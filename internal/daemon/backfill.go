@@ -159,7 +159,7 @@ func (l *leader) accounted(ctx context.Context, conn *pgx.Conn) (map[uint64]bool
 			return nil, err
 		}
 	}
-	tx, err := audit.BeginReading(ctx, conn)
+	tx, err := l.d.auditTable().BeginReading(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (l *leader) accounted(ctx context.Context, conn *pgx.Conn) (map[uint64]bool
 // tableRows reads rows of the outbox in a transaction of its own. Where of q is
 // Table.Between, or begins with it.
 func (d *Daemon) tableRows(ctx context.Context, conn *pgx.Conn, q outbox.TableQuery, take func(row cdc.Row, beside []byte) error) error {
-	tx, err := audit.BeginReading(ctx, conn)
+	tx, err := d.auditTable().BeginReading(ctx, conn)
 	if err != nil {
 		return err
 	}

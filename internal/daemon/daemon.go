@@ -191,7 +191,7 @@ const freshPerCore = 32
 
 // failingPerCore is how many lanes a second and core are loaded to try endpoints that
 // fail. However many are dead, the others must not feel it.
-const failingPerCore = 50
+const failingPerCore = 20
 
 func dispatchOptions(c *Settings) deliver.Options {
 	r := c.Deliver.Retry

@@ -62,7 +62,7 @@ func ReadGap(ctx context.Context, db *pgxpool.Pool, c *Settings) (*Gap, error) {
 
 func (g *Gap) count(ctx context.Context, db *pgxpool.Pool, c *Settings, snapshot string, known map[uint64]bool) error {
 	table := AuditTable(c)
-	tx, err := audit.BeginReading(ctx, db)
+	tx, err := table.BeginReading(ctx, db)
 	if err != nil {
 		return fmt.Errorf("read gap: %w", err)
 	}

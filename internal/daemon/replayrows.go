@@ -18,7 +18,7 @@ import (
 // replayTable reads the outbox for replays. The table has no index, so it is read
 // by whole ranges: a page of keys for a scan, then the rows that are wanted by
 // their place, a few at a time. No transaction stays open in between. A scan must
-// not miss rows that are on their way to a partition: see audit.BeginReading.
+// not miss rows that are on their way to a partition: see audit.Table.
 type replayTable struct {
 	columns outbox.Columns
 	table   string // quoted
@@ -48,6 +48,10 @@ func (t typeNames) of(aggregateType, eventType string) string {
 		}
 	}
 	return ""
+}
+
+func (t *replayTable) beginReading(ctx context.Context, db audit.Beginner) (pgx.Tx, error) {
+	return audit.Table{Name: t.schema + "." + t.name}.BeginReading(ctx, db)
 }
 
 // order is the expression by which rows are ordered: the time in an id of version
@@ -81,7 +85,7 @@ type replayKey struct {
 // no more.
 func (t *replayTable) keys(ctx context.Context, db audit.Beginner, r *deliver.RunningReplay, sub *deliver.Subscription,
 	after deliver.ReplayCursor, limit int) ([]replayKey, error) {
-	tx, err := audit.BeginReading(ctx, db)
+	tx, err := t.beginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
@@ -152,7 +156,7 @@ func (t *replayTable) lookFor(ctx context.Context, db audit.Beginner, r *deliver
 			moved, wanted[k.cursor.ID] = append(moved, k.cursor.ID), true
 		}
 	}
-	tx, err := audit.BeginReading(ctx, db)
+	tx, err := t.beginReading(ctx, db)
 	if err != nil {
 		return fmt.Errorf("look for rows: %w", err)
 	}
@@ -206,7 +210,7 @@ func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, sub *deliv
 	if err != nil {
 		return nil, err
 	}
-	tx, err := audit.BeginReading(ctx, db)
+	tx, err := t.beginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("count rows: %w", err)
 	}

@@ -151,7 +151,7 @@ func (d *Daemon) checkIDs(ctx context.Context) error {
 	table := pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize()
 	var n int64
 	var next string
-	tx, err := audit.BeginReading(ctx, d.pool)
+	tx, err := t.BeginReading(ctx, d.pool)
 	if err != nil {
 		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
 	}

@@ -130,7 +130,7 @@ func (s *stage) number(sql string, args ...any) int {
 // count is number for rows that may be moved to another partition meanwhile, when an ordinary query can see them nowhere.
 func (s *stage) count(sql string, args ...any) (n int) {
 	s.t.Helper()
-	tx, err := audit.BeginReading(context.Background(), s.db)
+	tx, err := audit.Table{Name: "outbox.events"}.BeginReading(context.Background(), s.db)
 	if err != nil {
 		s.t.Fatal(err)
 	}
