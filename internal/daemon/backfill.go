@@ -115,7 +115,8 @@ func (l *leader) tryBackfill(ctx context.Context) (began bool, n int, err error)
 		if err != nil {
 			return err
 		}
-		if err := l.intake.admit(ctx, row, known, place{commit: uint64(start), index: firstBackfillIndex + n, behind: taken}, settle{l.watermark, ticket}); err != nil {
+		// Rows that are passed over have places too: else the next one has that of one in quarantine, which it replaces.
+		if err := l.intake.admit(ctx, row, known, place{commit: uint64(start), index: firstBackfillIndex + l.rescue.read - 1, behind: taken}, settle{l.watermark, ticket}); err != nil {
 			return err
 		}
 		n++

@@ -93,3 +93,47 @@ func TestRescue_WithoutAMarkerLeavesOutWhatIsOnRecord(t *testing.T) {
 		t.Errorf("%d rows in quarantine, want 1", n)
 	}
 }
+
+// A rescue without a marker is cut off, and begun again. What is in quarantine is passed over then,
+// and keeps its place all the same: a row that is read for the first time would get it, and
+// take it from the quarantine.
+func TestRescue_BegunAgainLeavesWhatIsInQuarantineThere(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers, "RELAY_DELIVER_WINDOW_EVENTS=4", "RELAY_DELIVER_HANDOVER_AFTER=2s")
+	slow := newReceiver(t)
+	r.subscribe("acme", slow.URL, "*")
+	d := r.start()
+	r.orders(0, 1)
+	r.eventually("the first row arrives", func() bool { return len(slow.arrivals()) == 1 })
+	d.stop()
+	r.exec("SELECT pg_drop_replication_slot($1)", r.slot())
+	r.exec("UPDATE relay.progress SET marker = NULL")
+	r.exec("DELETE FROM relay.accounted")
+	invalid := func(n int) {
+		time.Sleep(5 * time.Millisecond) // they are read in the order of their times
+		r.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
+SELECT 'acme', 'sales_order', 'o', 'sales_order.confirmed', '{"order_id": 7}' FROM generate_series(1, $1::int)`, n)
+		time.Sleep(5 * time.Millisecond)
+	}
+	invalid(10)
+	r.orders(1, 6)
+	invalid(5)
+	slow.setAnswer(func(arrival, int) int { time.Sleep(1500 * time.Millisecond); return 200 })
+	quarantined := func() int { return r.number("SELECT count(*) FROM relay.quarantine") }
+	d = r.launch()
+	r.eventually("the window is full", func() bool { return len(slow.arrivals()) >= 5 })
+	d.stop()
+	if n := quarantined(); n != 10 {
+		t.Fatalf("%d rows are in quarantine, want 10: this test is about the middle", n)
+	}
+	slow.setAnswer(nil)
+	d = r.start()
+	r.eventually("the rescue ends", func() bool { return r.number("SELECT count(*) FROM relay.progress WHERE backfill IS NULL") == 1 })
+	d.stop()
+	if n := quarantined(); n != 15 {
+		t.Errorf("%d rows are in quarantine, want 15", n)
+	}
+	if n := r.mustHaveEach(slow, 6); n != 0 {
+		t.Errorf("%d rows were sent twice", n)
+	}
+}
