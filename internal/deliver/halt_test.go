@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 // subscribeHalting adds a subscription whose keys wait behind a dead letter.
@@ -307,4 +308,64 @@ func TestHalt_SwitchingToReleaseLetsHaltedKeysGo(t *testing.T) {
 			w.arrivedInAll("a.test", append(behind, heads[0])...)
 		})
 	}
+}
+
+// gated lets no batch through while it is locked.
+type gated struct {
+	Pool
+	sync.RWMutex
+}
+
+func (g *gated) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	g.RLock()
+	defer g.RUnlock()
+	return g.Pool.SendBatch(ctx, b)
+}
+
+// looking does something between the look at halted lanes and what comes back of it.
+type looking struct {
+	Pool
+	then func()
+}
+
+func (l *looking) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	rows, err := l.Pool.Query(ctx, sql, args...)
+	if sql == sqlHaltedOf {
+		l.then()
+	}
+	return rows, err
+}
+
+// Somebody wants a halted delivery tried again, and that is committed between the look at what
+// halts and the decision about it.
+func TestHalt_WhatIsRetriedAtThatMomentIsNotLetGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gate := &gated{Pool: w.pool}
+	w.db = gate
+	sub := w.subscribeHalting("a.test")
+	l := w.lead(attempts(1))
+	head := w.commit("k1")[0]
+	w.sink.on("a.test", only(head, failFirst(1)))
+	l.take(head)
+	eventually(t, "it halts", func() bool { return len(w.halted()) == 1 && l.rec.Idle() })
+	id := w.halted()[0]
+	w.exec("UPDATE relay.subscriptions SET on_dead = 'release' WHERE id = $1", sub)
+	ep, _, err := l.dir.Refresh(t.Context(), w.pool, sub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate.Lock()
+	l.retry(id)
+	l.p.mu.Lock()
+	l.p.toLetGo[ep] = beforeAll
+	l.p.mu.Unlock()
+	if _, err := l.p.letHaltedGo(t.Context(), &looking{w.pool, func() {
+		gate.Unlock()
+		eventually(t, "the retry is committed", func() bool { return !l.p.isAsked(id) })
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	w.arrived("a.test", head)
+	eventually(t, "all is recorded", func() bool { return l.rec.Idle() && w.parked() == 0 && l.p.Parked() == 0 })
 }

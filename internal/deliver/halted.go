@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
@@ -10,8 +11,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// letGoRows is how many lanes are let go at once.
-const letGoRows = 500
+// letGoRows is how many lanes are let go at once, and letGoLimit how long the look for
+// them may take: requests and the loader wait for it.
+const (
+	letGoRows  = 500
+	letGoLimit = time.Minute
+)
 
 // haltedPlace is a place among the rows of a subscription.
 type haltedPlace struct {
@@ -34,6 +39,11 @@ func (p *Dispatcher) letHaltedGo(ctx context.Context, db Pool) (more bool, err e
 	}
 	p.requests.Lock()
 	defer p.requests.Unlock()
+	p.mu.Lock()
+	asked := maps.Clone(p.asked) // what of it is committed meanwhile, the look may not show
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, letGoLimit)
+	defer cancel()
 	rows, err := db.Query(ctx, sqlHaltedOf, [16]byte(ep.id), at.lane, at.lsn, at.index, letGoRows)
 	if err != nil {
 		return false, fmt.Errorf("read halted lanes: %w", err)
@@ -53,7 +63,7 @@ func (p *Dispatcher) letHaltedGo(ctx context.Context, db Pool) (more bool, err e
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, h := range list {
-		if _, asked := p.asked[h.id]; !asked && p.letsGo(ep) {
+		if _, asked := asked[h.id]; !asked && p.letsGo(ep) {
 			p.giveWay(ep, uint64(h.lane), op{kind: opLetGo, ep: ep, id: h.id, at: time.Now()}) //nolint:gosec // bits
 		}
 	}

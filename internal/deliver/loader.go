@@ -144,7 +144,10 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 			p.rec.opts.OnError(err)
 		}
 		want, wait := p.wanted(time.Now())
-		if more || err != nil {
+		switch {
+		case err != nil:
+			wait = min(wait, retry.NextBackOff())
+		case more:
 			wait = min(wait, restGap)
 		}
 		if len(want.eps) > 0 {
