@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 func keys(n int) []string {
@@ -238,6 +240,40 @@ func TestEndpoint_ThatWorksGetsItsRetriesBesideManyThatHang(t *testing.T) {
 	}
 	l.send(keys(4)...)
 	eventually(t, "all that hang are given up", func() bool { return l.p.Open() == 20 && l.p.Load().Loaded > 8 })
+	w.sink.on("fast.test", failFirst(1))
+	sent := l.send(keys(6)...)
+	eventually(t, "they arrive at the second try", func() bool {
+		took := w.sink.took("fast.test")
+		return !slices.ContainsFunc(sent, func(e *entry) bool { return !slices.Contains(took, e.f.EventID.String()) })
+	})
+}
+
+// Endpoints with a backlog begin to hang when much of it is loaded.
+func TestEndpoint_ThatWorksGetsItsRetriesBesideBacklogsThatHang(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("fast.test")
+	l := w.lead()
+	l.p.mu.Lock()
+	l.p.mostRows = 20
+	l.p.mu.Unlock()
+	l.send("k")
+	var slow []uuid.UUID
+	for i := range 4 {
+		host := fmt.Sprintf("slow%d.test", i)
+		w.sink.on(host, hold(nil))
+		slow = append(slow, w.subscribe(host))
+		l.refresh(slow[i])
+		l.setActive(slow[i], false)
+	}
+	for range 8 {
+		l.send("k1", "k2")
+	}
+	l.quiet()
+	for _, id := range slow {
+		l.setActive(id, true)
+	}
+	eventually(t, "as many are given up as leave no room", func() bool { return l.p.Open() > 2 })
 	w.sink.on("fast.test", failFirst(1))
 	sent := l.send(keys(6)...)
 	eventually(t, "they arrive at the second try", func() bool {

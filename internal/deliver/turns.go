@@ -131,6 +131,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 	p.waiting = olderThan(p.waiting, now.Add(-p.opts.HandoverAfter), func(d *Delivery) {
 		d.hangs = true
 		p.hanging++
+		p.forgetBehind(d)
 		if p.starved { // it has left room for rows of others
 			poke(p.load)
 		}
@@ -143,6 +144,17 @@ func (p *Dispatcher) makeWay(now time.Time) {
 	})
 	p.start()
 	poke(p.room) // the machine may have its hands free
+}
+
+// forgetBehind lets what was loaded behind an attempt that hangs go back to the table: it
+// would take the room of others for as long as that hangs.
+func (p *Dispatcher) forgetBehind(d *Delivery) {
+	if !d.durable || len(d.lane.queue) < 2 {
+		return
+	}
+	behind := lane{ep: d.ep, key: d.laneKey, queue: d.lane.queue[1:]}
+	p.parkRest(&behind)
+	d.lane.queue = []*Delivery{d}
 }
 
 // olderThan calls f for each attempt that began before a time and is still on the
