@@ -71,6 +71,7 @@ type Dispatcher struct {
 	backlog    map[*Endpoint]struct{}    // endpoints that had rows in the table
 	due        [dueClasses]dueList       // endpoints whose rows will have to be loaded
 	retries    *rate.Limiter             // of what is loaded for endpoints that fail; nil: not bounded
+	beyond     *rate.Limiter             // of what is loaded for endpoints that may not work when there is no room
 	stamped    time.Time                 // what stamp gave out last
 	toLetGo    map[*Endpoint]haltedPlace // endpoints whose halted lanes are to go on, and how far that is done
 	stopping   bool
@@ -98,6 +99,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
 		failing: make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
+		beyond: rate.NewLimiter(beyondRate, beyondRate/10),
 	}
 	if n := opts.FailingRate; n > 0 {
 		p.retries = rate.NewLimiter(rate.Limit(n), n)

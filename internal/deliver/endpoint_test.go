@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -280,6 +281,47 @@ func TestEndpoint_ThatWorksGetsItsRetriesBesideBacklogsThatHang(t *testing.T) {
 		took := w.sink.took("fast.test")
 		return !slices.ContainsFunc(sent, func(e *entry) bool { return !slices.Contains(took, e.f.EventID.String()) })
 	})
+}
+
+// Others take all that there is room for from the table, for long.
+func TestEndpoint_IsTriedBesideLongBacklogsOfOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var busy []uuid.UUID
+	for i := range 2 {
+		busy = append(busy, w.subscribe(fmt.Sprintf("busy%d.test", i)))
+	}
+	l := w.lead()
+	l.p.mu.Lock()
+	l.p.mostRows = 8
+	l.p.mu.Unlock()
+	l.send("k")
+	l.quiet() // they work
+	late := w.subscribe("late.test")
+	l.refresh(late)
+	for _, id := range append(busy, late) {
+		l.setActive(id, false)
+	}
+	const n = 1200
+	for i := range n {
+		l.send(fmt.Sprint("k", i%4))
+	}
+	l.quiet()
+	for i := range busy {
+		w.sink.on(fmt.Sprintf("busy%d.test", i), func(context.Context, *Request, int) Outcome {
+			time.Sleep(rand.N(16 * time.Millisecond)) // their lanes do not run out together
+			return Outcome{StatusCode: 200}
+		})
+		l.setActive(busy[i], true)
+	}
+	eventually(t, "both backlogs are on their way", func() bool { return w.sink.attempts("busy0.test") > 9 && w.sink.attempts("busy1.test") > 9 })
+	took := func() int { return len(w.sink.took("busy0.test")) + len(w.sink.took("busy1.test")) }
+	before := took()
+	l.setActive(late, true)
+	eventually(t, "the other is tried", func() bool { return w.sink.attempts("late.test") > 0 })
+	if after := took(); after-before > (2*n-before)/2 {
+		t.Errorf("it was tried when the others had taken %d of %d, and %d before", after, 2*n, before)
+	}
 }
 
 // More endpoints hang than there are attempts at once.

@@ -133,6 +133,10 @@ func (p *Dispatcher) manyWait() bool {
 	return p.due[dueWorks].Len()+p.due[dueUnknown].Len()+p.due[dueFails].Len() > many
 }
 
+// Endpoints that work may have backlogs for hours, and all that may be loaded is theirs
+// then. So many lanes a second are loaded beside, to try the others.
+const beyondRate = 20
+
 // RunLoader brings parked deliveries back into memory when they are due and
 // there is room for them at their endpoint. It returns when ctx ends.
 func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
@@ -258,11 +262,14 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 			wait = 0
 			break
 		}
+		most, beyond := math.MaxInt, 0
 		if budget := w.budget - p.kept(class != dueWorks); budget <= 0 {
 			p.starved = true // there are more than can be looked through each time
-			break
+			if class == dueWorks || p.beyond.TokensAt(now) < 1 {
+				break
+			}
+			most, beyond = 1, 1-budget
 		}
-		most := math.MaxInt
 		if class == dueFails && p.retries != nil {
 			// Some at a time: one each would be many queries.
 			tokens, some := p.retries.TokensAt(now), max(1, float64(p.retries.Burst())/10)
@@ -270,13 +277,18 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 				wait = time.Duration((some - tokens) / float64(p.retries.Limit()) * float64(time.Second))
 				break
 			}
-			most = int(tokens)
+			most = min(most, int(tokens))
 		}
 		heap.Pop(list)
 		if s.total == 0 || s.removed || s.disabled { // dueAt lines it up again
 			continue
 		}
+		w.budget += beyond
 		at, loading := p.wantedBy(w, ep, most)
+		w.budget -= beyond
+		if beyond > 0 {
+			p.beyond.AllowN(now, loading)
+		}
 		if class == dueFails && p.retries != nil {
 			p.retries.AllowN(now, min(loading, p.retries.Burst()))
 		}
@@ -321,7 +333,7 @@ func (p *Dispatcher) wantedBy(w *wish, ep *Endpoint, most int) (again time.Time,
 			continue
 		}
 		room, depth := p.loadRoom(s, replay, w.now, w.budget, w.replays)
-		room = min(room, most-loading)
+		room, depth = min(room, most-loading), min(depth, most)
 		if room <= 0 {
 			earliest(w.now)
 			continue
