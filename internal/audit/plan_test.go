@@ -152,6 +152,34 @@ func TestCompareRecorded_FindsWhatDiffersFromTheRecord(t *testing.T) {
 }
 
 // A report about a day reads the partitions of that day, and the deliveries from then on.
+func TestMakeReport_FindsRecordsByIDsThatAreText(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const id = "01890000-0000-7000-8000-000000000001"
+	f.exec("ALTER TABLE outbox.events ALTER id DROP DEFAULT, ALTER id TYPE text USING id::text")
+	f.exec(`INSERT INTO outbox.events (id, tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES
+		('` + id + `', 'acme', 'order', '1', 'payment.failed', '{"payment_id": "1", "invoice_id": "1", "amount": "1", "currency": "EUR"}')`)
+	f.exec(`WITH s AS (INSERT INTO relay.subscriptions (tenant_id, url, events, secret, created_at)
+			VALUES ('acme', 'https://a.test/', '{*}', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', now() - interval '1 day') RETURNING id)
+		INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type, aggregate_id,
+			commit_lsn, row_index, status, attempts, ended_at)
+		SELECT gen_random_uuid(), now(), 'acme', id, '` + id + `', 'payment.failed', 'order', '1', '0/1', 0, 'DELIVERED', 1, now() FROM s`)
+	f.exec("INSERT INTO relay.progress (slot, system_id, timeline, end_lsn, marker) VALUES ('s', 'sys', 1, '0/1', pg_current_snapshot())")
+	catalog, err := outbox.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	rep, err := MakeReport(t.Context(), f.conn, ReportOptions{Slot: "s", From: now.Add(-time.Hour), To: now.Add(time.Hour), Records: true,
+		Mapping: outbox.MappingOptions{Table: "outbox.events", Columns: outbox.DefaultColumns()}, Catalog: catalog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Committed != 1 || rep.Recorded != 1 || rep.Missing != 0 {
+		t.Errorf("%+v; want one row whose delivery is recorded", rep)
+	}
+}
+
 func TestMakeReport_ReadsThePartitionsOfItsWindowAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -69,12 +69,13 @@ type Reporter interface {
 }
 
 // recorded joins what is on record of each row: the subscriptions of its deliveries that
-// ended or wait, and whether it is in quarantine.
+// ended or wait, and whether it is in quarantine. Ids are compared as text: the table's may
+// be of that type.
 const recorded = `
-LEFT JOIN (SELECT event_id, string_agg(subscription_id::text, ' ') AS subscriptions
+LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, ' ') AS subscriptions
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE created_at >= $1::timestamptz - interval '1 day'
                       AND (replay_id IS NULL OR status <> 'CANCELLED')
-                   UNION ALL SELECT event_id, subscription_id FROM relay.parked) AS d GROUP BY event_id) AS r ON r.event_id = e.%[1]s
+                   UNION ALL SELECT event_id, subscription_id FROM relay.parked) AS d GROUP BY d.event_id) AS r ON r.event_id = e.%[1]s::text
 LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = e.%[1]s::text
 LEFT JOIN relay.progress AS p ON p.slot = $3`
 
