@@ -146,6 +146,28 @@ func TestStream_LivesOnWhileItsReaderIsBlocked(t *testing.T) {
 	}
 }
 
+// A leader that takes long to set up has the slot, and reads nothing yet.
+func TestStream_HoldKeepsTheSlotWhileNothingIsRead(t *testing.T) {
+	t.Parallel()
+	o := newOutbox(t, eventsTable).withSlot()
+	o.exec(`INSERT INTO events (body) SELECT repeat('x', 1000) FROM generate_series(1, 20000)`)
+	conn := o.connect("wal_sender_timeout=1s")
+	stream, err := conn.Start(t.Context(), o.options(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stream.Close(0) }()
+	pid := o.slotState().ActivePID
+	ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+	defer cancel()
+	if err := stream.Hold(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if now := o.slotState().ActivePID; now != pid || pid == 0 {
+		t.Errorf("walsender %d became %d", pid, now)
+	}
+}
+
 // A reader that is slower than the server keeps messages half read in the
 // buffer all the time.
 func TestStream_AnswersASlowReaderInTheMiddleOfATransaction(t *testing.T) {

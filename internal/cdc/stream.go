@@ -230,6 +230,25 @@ func (s *Stream) Run(ctx context.Context, out chan<- []Item) error {
 	}
 }
 
+// Hold keeps the server from giving up a stream that is not read yet: it sends status
+// updates until ctx ends, or the connection does. Run must wait until it has returned.
+//
+// Source: https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-WAL-SENDER-TIMEOUT
+func (s *Stream) Hold(ctx context.Context) error {
+	tick := time.NewTicker(max(s.interval, time.Millisecond))
+	defer tick.Stop()
+	for {
+		if err := s.sendStatus(false); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
 // handOver gives a batch to the reader, and answers the server while it waits.
 func (s *Stream) handOver(ctx context.Context, out chan<- []Item, batch []Item) error {
 	select {

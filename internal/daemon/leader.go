@@ -102,7 +102,7 @@ func (d *Daemon) lead(ctx context.Context) error {
 	}
 	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), log: d.log, began: time.Now(),
 		requests: make(map[int64]bool)}
-	if err := l.setUp(ctx, stream, state); err != nil {
+	if err := l.setUpHolding(ctx, stream, state); err != nil {
 		_ = stream.Close(0)
 		return err
 	}
@@ -118,6 +118,27 @@ func (d *Daemon) connect(ctx context.Context) (*cdc.Conn, error) {
 func (d *Daemon) streamOptions() cdc.StreamOptions {
 	c := d.cfg().CDC
 	return cdc.StreamOptions{Slot: c.Slot, Publication: c.Publication, StatusInterval: c.StatusInterval, SilenceTimeout: c.SilenceTimeout}
+}
+
+// setUpHolding keeps the slot while it sets up, however long that takes: were the
+// server to end the connection meanwhile, another relay would take over, and end this
+// leader's epoch before it has sent anything.
+func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, found progress.State) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		if err := stream.Hold(ctx); err != nil {
+			cancel(err)
+		}
+	}()
+	err := l.setUp(ctx, stream, found)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	<-held
+	return err
 }
 
 // setUp takes over the epoch and loads what an earlier leader left. found is the

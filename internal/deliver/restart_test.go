@@ -110,6 +110,24 @@ func TestRestore_HealsLanesWhoseHeadWent(t *testing.T) {
 	w.inKeyOrder("a.test", sent[1:]...)
 }
 
+// A hundred thousand rows of one key: a look from each of them at those before it would
+// take longer than anybody waits for a take-over.
+func TestRestore_HealsALongLane(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.exec(`INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, created_at)
+SELECT $1, '0/1'::pg_lsn + g, 0, gen_random_uuid(), gen_random_uuid(), 7, now() FROM generate_series(1, 100000) AS g`, id)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := w.pool.Exec(ctx, sqlHeal); err != nil {
+		t.Fatal(err)
+	}
+	if at := w.text("SELECT string_agg(commit_lsn::text, ' ') FROM relay.parked WHERE next_attempt_at IS NOT NULL"); at != "0/2" {
+		t.Errorf("rows at %s are due, want the first", at)
+	}
+}
+
 func TestRestore_CancelsRowsWhoseSubscriptionWasRemovedMeanwhile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
