@@ -55,12 +55,17 @@ func (p *Dispatcher) dueClass(ep *Endpoint) dueClass {
 }
 
 // line lines an endpoint up for the loader by the time that its rows name, or takes
-// it out when they name none.
+// it out when they name none. It stands behind those that have waited since before it
+// was looked at: rows of a replay there may be no room for in hours, and those of the
+// stream would be loaded before everybody else's meanwhile.
 func (p *Dispatcher) line(ep *Endpoint) {
 	s := &ep.lanes
 	at := s.nextDue
 	if r := s.replay.nextDue; at.IsZero() || !r.IsZero() && r.Before(at) {
 		at = r
+	}
+	if !at.IsZero() && at.Before(s.looked) {
+		at = s.looked
 	}
 	p.lineAt(ep, at)
 }

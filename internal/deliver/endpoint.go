@@ -80,6 +80,7 @@ type laneSet struct {
 	lastEnd  time.Time // when an attempt last ended
 	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
 	wake     time.Time // when the loader looks at it
+	looked   time.Time // when it last did
 	due      *dueList  // that it is in, nil for none
 	dueIndex int       // and where
 	disabled bool

@@ -283,6 +283,50 @@ func TestEndpoint_ThatWorksGetsItsRetriesBesideBacklogsThatHang(t *testing.T) {
 	})
 }
 
+// There is room for the rows of one endpoint, and several have backlogs.
+func TestEndpoint_BacklogsTakeTurns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	hosts := []string{"a.test", "b.test", "c.test"}
+	var subs []uuid.UUID
+	for _, h := range hosts {
+		subs = append(subs, w.subscribe(h))
+	}
+	l := w.lead()
+	l.p.mu.Lock()
+	l.p.mostRows = 8
+	l.p.mu.Unlock()
+	l.send("k")
+	l.quiet() // they work
+	for _, id := range subs {
+		l.setActive(id, false)
+	}
+	const n = 400
+	for i := range n {
+		l.send(fmt.Sprint("k", i%4))
+	}
+	l.quiet()
+	for i, h := range hosts {
+		w.sink.on(h, func(context.Context, *Request, int) Outcome {
+			time.Sleep(rand.N(16 * time.Millisecond)) // their lanes do not run out together
+			return Outcome{StatusCode: 200}
+		})
+		l.setActive(subs[i], true)
+	}
+	most := func() (n int) {
+		for _, h := range hosts {
+			n = max(n, len(w.sink.took(h)))
+		}
+		return n
+	}
+	eventually(t, "one has taken most of its own", func() bool { return most() > n*3/4 })
+	for _, h := range hosts {
+		if took := len(w.sink.took(h)); took < n/4 {
+			t.Errorf("%s has taken %d of %d, another %d", h, took, n, most())
+		}
+	}
+}
+
 // Others take all that there is room for from the table, for long.
 func TestEndpoint_IsTriedBesideLongBacklogsOfOthers(t *testing.T) {
 	t.Parallel()

@@ -310,6 +310,7 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 // look again and how many lanes are to be loaded.
 func (p *Dispatcher) wantedBy(w *wish, ep *Endpoint, most int) (again time.Time, loading int) {
 	s := &ep.lanes
+	s.looked = w.now
 	may, from := s.mayStart(w.now)
 	earliest := func(t time.Time) {
 		if again.IsZero() || t.Before(again) {
