@@ -61,6 +61,31 @@ func TestDispatcher_ManyThatFailCostNoMoreThanTheirShare(t *testing.T) {
 	}
 }
 
+// What bounds the attempts at endpoints that fail is shared by all of them: one that may have many
+// attempts at once, and has one row, takes no more of it than that.
+func TestDispatcher_ManyThatFailAreTriedAsOftenAsTheRateAllows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const n, perSecond = 200, 100
+	var hosts []string
+	for i := range n {
+		hosts = append(hosts, fmt.Sprintf("dead%d.test", i))
+		w.subscribe(hosts[i])
+		w.sink.on(hosts[i], failFirst(1))
+	}
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.FailingRate, o.EndpointConcurrency, o.Breaker.Failures = perSecond, 64, 1000
+	})
+	sent := l.send("k")
+	began := time.Now()
+	for _, h := range hosts {
+		w.arrived(h, sent...)
+	}
+	if took := time.Since(began); took > 3*n/perSecond*time.Second {
+		t.Errorf("it took %s to try %d, at %d a second", took.Round(ms), n, perSecond)
+	}
+}
+
 // The front of a list is always the endpoint with the earliest time, and each
 // endpoint stands in the list of its class alone.
 func TestDueList_KeepsTheEarliestInFront(t *testing.T) {

@@ -250,6 +250,7 @@ func (p *Dispatcher) wanted(now time.Time) (wish, time.Duration) {
 func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 	list, now := &p.due[class], w.now
 	var looked []*Endpoint
+	trying := false
 	wait := time.Minute
 	for list.Len() > 0 {
 		ep := list.eps[0]
@@ -271,13 +272,14 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 			most, beyond = 1, 1-budget
 		}
 		if class == dueFails && p.retries != nil {
-			// Some at a time: one each would be many queries.
+			// Some at a time: one each would be many queries. And one of each, which tells whether it
+			// works: more would be counted, there or not, and the others wait for that.
 			tokens, some := p.retries.TokensAt(now), max(1, float64(p.retries.Burst())/10)
-			if tokens < some {
+			if tokens < some && !trying || tokens < 1 {
 				wait = time.Duration((some - tokens) / float64(p.retries.Limit()) * float64(time.Second))
 				break
 			}
-			most = min(most, int(tokens))
+			most, trying = 1, true
 		}
 		heap.Pop(list)
 		if s.total == 0 || s.removed || s.disabled { // dueAt lines it up again
@@ -290,7 +292,7 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 			p.beyond.AllowN(now, loading)
 		}
 		if class == dueFails && p.retries != nil {
-			p.retries.AllowN(now, min(loading, p.retries.Burst()))
+			p.retries.AllowN(now, loading)
 		}
 		if s.wake = at; !at.IsZero() {
 			looked = append(looked, ep)
