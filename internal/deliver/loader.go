@@ -266,7 +266,11 @@ func (p *Dispatcher) wantedOf(w *wish, class dueClass) time.Duration {
 		most, beyond := math.MaxInt, 0
 		if budget := w.budget - p.kept(class != dueWorks); budget <= 0 {
 			p.starved = true // there are more than can be looked through each time
-			if class == dueWorks || p.beyond.TokensAt(now) < 1 {
+			if class == dueWorks {
+				break
+			}
+			if p.beyond.TokensAt(now) < 1 {
+				wait = time.Second / beyondRate
 				break
 			}
 			most, beyond = 1, 1-budget
