@@ -147,6 +147,7 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 		delete(p.failing, ep)
 		delete(p.open, ep)
 		p.parkIdle(ep)
+		poke(p.load) // what was loaded of it has made room
 	}
 	switch {
 	case url != sub.URL || was && !s.disabled: // another endpoint, or somebody says that it works again
