@@ -142,6 +142,11 @@ func TestCheck_PassesACorrectRelay(t *testing.T) {
 			more(h, 40, "theirs", "d1", "other", 1, 204)
 			h.Actions = []history.Action{{Name: "crash", Began: second(15), Ended: second(30), Ready: second(31), Stalls: true, Rewinds: true}, kill(32)}
 		},
+		"a repeat of what could not be recorded before a relay died": func(h *history.History) {
+			more(h, 40, "theirs", "d1", "other", 1, 204)
+			h.Actions = []history.Action{{Name: "take-slots", Began: second(15), Ended: second(33), Ready: second(34), Stalls: true}}
+			h.Exits = []history.Exit{{Relay: "a", At: second(32), Wanted: "fault point"}}
+		},
 		"a dead letter": func(h *history.History) {
 			h.Arrivals[2].Answer = 500
 			h.Deliveries[1].Status = "DEAD"

@@ -19,8 +19,8 @@ type excuse struct {
 	repeats  map[string]bool // by subscription and event: each once
 }
 
-// excuses are the faults of a history, first the one that soonest explains nothing more. What could not be recorded because PostgreSQL was away before a
-// crash counts as not recorded.
+// excuses are the faults of a history, first the one that soonest explains nothing more. What could not be recorded
+// because PostgreSQL was away before a fault, or had no session for the relay, counts as not recorded.
 func (x *index) excuses() []*excuse {
 	var all []*excuse
 	window := x.h.Run.Window
@@ -28,24 +28,30 @@ func (x *index) excuses() []*excuse {
 		if !a.Repeats && a.Incident == "" {
 			continue
 		}
-		e := &excuse{name: a.Name, began: a.Began, from: a.Began.Add(-window), to: max(a.Ended, a.Ready).Add(settling)}
-		for grown := true; grown; {
-			grown = false
-			for _, s := range x.h.Actions {
-				if s.Stalls && s.Began < e.began && max(s.Ended, s.Ready).Add(settling) >= e.from && s.Began.Add(-window) < e.from {
-					e.from, grown = s.Began.Add(-window), true
-				}
-			}
-		}
-		all = append(all, e)
+		all = append(all, &excuse{name: a.Name, began: a.Began, from: a.Began.Add(-window), to: max(a.Ended, a.Ready).Add(settling)})
 	}
 	for i := range x.h.Exits {
 		if exit := x.h.Exits[i]; exit.Wanted == "" || exit.Wanted == "fault point" {
 			all = append(all, &excuse{name: exitName, began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
 		}
 	}
+	for _, e := range all {
+		x.reachBack(e, window)
+	}
 	slices.SortFunc(all, func(a, b *excuse) int { return int(a.to - b.to) })
 	return all
+}
+
+// reachBack lets an excuse begin before the faults that kept everything from being recorded when its own came.
+func (x *index) reachBack(e *excuse, window time.Duration) {
+	for grown := true; grown; {
+		grown = false
+		for _, s := range x.h.Actions {
+			if s.Stalls && s.Began < e.began && max(s.Ended, s.Ready).Add(settling) >= e.from && s.Began.Add(-window) < e.from {
+				e.from, grown = s.Began.Add(-window), true
+			}
+		}
+	}
 }
 
 // repeats is I5: what was taken comes again only when a fault explains it, once for each fault, and only what was in
