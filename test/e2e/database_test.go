@@ -176,6 +176,7 @@ func TestRelay_WaitsForALockOnWhatIsParked(t *testing.T) {
 	s.recv.set("failing", behaviour{status: http.StatusServiceUnavailable})
 	l := newLedger(s, "acme", 10)
 	r := s.start()
+	eventually(t, "it has looked at what is parked", func() bool { return r.log.count("rows from before the slot are delivered") == 1 })
 	locker := s.connect()
 	for _, sql := range []string{"BEGIN", "LOCK TABLE relay.parked IN ACCESS EXCLUSIVE MODE"} {
 		if _, err := locker.Exec(t.Context(), sql); err != nil {

@@ -37,6 +37,7 @@ type unit struct {
 	addr   string
 	wanted bool
 	why    string // why the process that runs now will end; empty when it is not to
+	armed  bool   // it has a fault point, that it may never come to
 	all    sync.WaitGroup
 	line   []byte // unfinished line of output
 }
@@ -72,10 +73,7 @@ func (u *unit) spawn(env []string) {
 		u.r.note(err)
 		return
 	}
-	u.proc = proc
-	if len(env) > 0 {
-		u.why = "fault point" // or nobody's, if it does not come to it
-	}
+	u.proc, u.armed = proc, len(env) > 0
 	u.all.Go(func() { u.await(proc) })
 }
 
@@ -86,8 +84,8 @@ func (u *unit) await(proc *process.Process) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	why := u.why
-	if why == "fault point" && code != faultPointCode {
-		why = ""
+	if u.armed && code == faultPointCode { // also when it was about to end for another reason
+		why = "fault point"
 	}
 	u.r.note(u.r.exits.Add(history.Exit{At: history.Now(), Relay: u.name, PID: proc.PID, Code: code, Wanted: why, Standby: standby}))
 	u.proc = nil
@@ -106,7 +104,7 @@ func (u *unit) await(proc *process.Process) {
 func (u *unit) end(s syscall.Signal, why string, wanted bool) error {
 	u.mu.Lock()
 	u.wanted = wanted
-	proc := u.proc
+	proc, armed := u.proc, u.armed
 	u.why = why
 	u.mu.Unlock()
 	if proc == nil {
@@ -119,7 +117,7 @@ func (u *unit) end(s syscall.Signal, why string, wanted bool) error {
 		proc.Kill()
 		return fmt.Errorf("relay %s did not end within 45s of %s", u.name, s)
 	}
-	if s == syscall.SIGTERM && proc.Code() != 0 {
+	if code := proc.Code(); s == syscall.SIGTERM && code != 0 && !(armed && code == faultPointCode) {
 		return fmt.Errorf("relay %s ended with code %d after SIGTERM", u.name, proc.Code())
 	}
 	return nil
