@@ -147,6 +147,11 @@ func TestCheck_PassesACorrectRelay(t *testing.T) {
 			h.Actions = []history.Action{{Name: "take-slots", Began: second(15), Ended: second(33), Ready: second(34), Stalls: true}}
 			h.Exits = []history.Exit{{Relay: "a", At: second(32), Wanted: "fault point"}}
 		},
+		"a repeat of what was answered late, right before a kill": func(h *history.History) {
+			more(h, 40, "theirs", "d1", "other", 1, 204)
+			h.Answered[4].At = second(29.5)
+			h.Actions = []history.Action{kill(30)}
+		},
 		"a dead letter": func(h *history.History) {
 			h.Arrivals[2].Answer = 500
 			h.Deliveries[1].Status = "DEAD"

@@ -130,6 +130,15 @@ func newIndex(h *history.History) *index {
 	return x
 }
 
+// answeredAt is when the relay could know how an arrival was answered: a receiver writes to disk first, which may
+// take long.
+func (x *index) answeredAt(a *history.Arrival) history.Moment {
+	if end := x.answered[a.N]; end != nil {
+		return max(end.At, a.At)
+	}
+	return a.At
+}
+
 // unknownAnswer tells whether the relay cannot know that an arrival was answered: by its own record that attempt
 // ended without an answer, or the receiver saw that nobody waited for it.
 func (x *index) unknownAnswer(a *history.Arrival, rows []*history.Delivery) bool {

@@ -108,7 +108,7 @@ func (r *Result) repeatsOf(s *sub, id string, list []*history.Arrival, taken *hi
 		}
 		// Each explains one repeat: what another may still explain is left to it.
 		at := slices.IndexFunc(excuses, func(e *excuse) bool {
-			return a.At > e.began && last.At >= e.from && last.At <= e.to && !e.repeats[s.Name+id]
+			return a.At > e.began && r.index.answeredAt(last) >= e.from && last.At <= e.to && !e.repeats[s.Name+id]
 		})
 		if e := r.index.events[id]; at < 0 && e != nil && e.tx != nil && r.index.holes.hid(e, history.HoleAudited) {
 			// Of a transaction that was recorded in part when somebody moved the slot, the audit sends all.
