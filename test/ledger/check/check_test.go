@@ -152,6 +152,12 @@ func TestCheck_PassesACorrectRelay(t *testing.T) {
 			h.Answered[4].At = second(29.5)
 			h.Actions = []history.Action{kill(30)}
 		},
+		"repeats of what the disk kept from being recorded": func(h *history.History) {
+			more(h, 31, "theirs", "d1", "other", 1, 204) // of a leader that had lost its connection
+			more(h, 40, "theirs", "d1", "other", 1, 204)
+			h.Transactions = append(h.Transactions, history.Transaction{Writer: 9, Number: 1, Outcome: history.Committed, CommitSent: second(15), Ended: second(30)})
+			h.Actions = []history.Action{kill(32)}
+		},
 		"a dead letter": func(h *history.History) {
 			h.Arrivals[2].Answer = 500
 			h.Deliveries[1].Status = "DEAD"

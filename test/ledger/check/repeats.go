@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -20,7 +21,8 @@ type excuse struct {
 }
 
 // excuses are the faults of a history, first the one that soonest explains nothing more. What could not be recorded
-// because PostgreSQL was away before a fault, or had no session for the relay, counts as not recorded.
+// because PostgreSQL was away before a fault, had no session for the relay, or waited for its disk, counts as not
+// recorded.
 func (x *index) excuses() []*excuse {
 	var all []*excuse
 	window := x.h.Run.Window
@@ -35,20 +37,60 @@ func (x *index) excuses() []*excuse {
 			all = append(all, &excuse{name: exitName, began: exit.At, from: exit.At.Add(-window), to: exit.At.Add(settling)})
 		}
 	}
+	disk := x.slowDisk()
+	for _, s := range disk { // it may cost the leader its connection, as a cut does
+		all = append(all, &excuse{name: diskName, began: s.from, from: s.from.Add(-window), to: s.to.Add(settling)})
+	}
+	stalls := append(x.stalls(), disk...)
 	for _, e := range all {
-		x.reachBack(e, window)
+		e.reachBack(stalls, window)
 	}
 	slices.SortFunc(all, func(a, b *excuse) int { return int(a.to - b.to) })
 	return all
 }
 
-// reachBack lets an excuse begin before the faults that kept everything from being recorded when its own came.
-func (x *index) reachBack(e *excuse, window time.Duration) {
+// slowCommit is a COMMIT that took so long that nothing else was recorded meanwhile either: the disk stood still.
+const slowCommit = time.Second
+
+// span is a stretch of time.
+type span struct{ from, to history.Moment }
+
+// stalls are the times in which nothing could be recorded because of a fault.
+func (x *index) stalls() (list []span) {
+	for _, a := range x.h.Actions {
+		if a.Stalls {
+			list = append(list, span{a.Began, max(a.Ended, a.Ready)})
+		}
+	}
+	return list
+}
+
+// slowDisk are the times in which the disk stood still, by the commits of the writers.
+func (x *index) slowDisk() (list []span) {
+	for _, t := range x.h.Transactions {
+		if t.Outcome == history.Committed && t.CommitSent != 0 && t.Ended.Sub(t.CommitSent) >= slowCommit {
+			list = append(list, span{t.CommitSent, t.Ended})
+		}
+	}
+	slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var merged []span
+	for _, s := range list {
+		if n := len(merged); n > 0 && s.from <= merged[n-1].to {
+			merged[n-1].to = max(merged[n-1].to, s.to)
+			continue
+		}
+		merged = append(merged, s)
+	}
+	return merged
+}
+
+// reachBack lets an excuse begin before what kept everything from being recorded when its own fault came.
+func (e *excuse) reachBack(stalls []span, window time.Duration) {
 	for grown := true; grown; {
 		grown = false
-		for _, s := range x.h.Actions {
-			if s.Stalls && s.Began < e.began && max(s.Ended, s.Ready).Add(settling) >= e.from && s.Began.Add(-window) < e.from {
-				e.from, grown = s.Began.Add(-window), true
+		for _, s := range stalls {
+			if s.from < e.began && s.to.Add(settling) >= e.from && s.from.Add(-window) < e.from {
+				e.from, grown = s.from.Add(-window), true
 			}
 		}
 	}
@@ -75,7 +117,7 @@ func (r *Result) repeats() {
 	}
 	for _, e := range excuses {
 		by := r.Figures.RepeatsBy[e.name]
-		if e.name == exitName {
+		if e.name == exitName || e.name == diskName {
 			by.Faults++
 		}
 		by.Total += len(e.repeats)
@@ -83,6 +125,9 @@ func (r *Result) repeats() {
 		r.Figures.RepeatsBy[e.name] = by
 	}
 }
+
+// diskName stands for times in which the disk stood still.
+const diskName = "slow-disk"
 
 // exitName stands for relays that died at a fault point, or by themselves.
 const exitName = "exit"
