@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), openssl and node with the
-# published Standard Webhooks verifier (they check our signatures). Installs packages when it may, else says what
-# to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes nothing into this tree, so
+# Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), curl and openssl (the
+# README's lines), and node with the published Standard Webhooks verifier (it checks our signatures). Installs packages
+# when it may, else says what to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes nothing into this tree, so
 # that several may run at once.
 set -eu
 cd "$(dirname "$0")/.."
@@ -31,6 +31,7 @@ if ! printf '#include <stdlib.h>\nint main(void) { return 0; }\n' | "${CC:-cc}" 
 fi
 if [ "${1:-}" != compiler ]; then
     need openssl openssl openssl openssl openssl
+    need curl curl curl curl curl
     need node nodejs nodejs nodejs node
     need npm npm nodejs-npm npm node
 fi

@@ -162,6 +162,9 @@ func TestDeliveriesRetry_BringsADeadOneBack(t *testing.T) {
 	s := newStage(t)
 	s.set = append(s.set, "--set", "deliver.retry.schedule=0s")
 	s.start()
+	s.eventually("the partitions are made", func() bool { // a record that is being moved to one is not found
+		return s.text("SELECT (count(*) > 1)::text FROM pg_inherits WHERE inhparent = 'relay.deliveries'::regclass") == "true"
+	})
 	recv := newReceiver(t, http.StatusInternalServerError)
 	s.subscribe("acme", recv.URL)
 	s.commit("acme", "i1")

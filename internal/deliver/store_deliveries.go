@@ -235,10 +235,12 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 
 // reading runs f in a transaction that sees each row of relay.deliveries once, also
 // while rows are moved from one partition to another: a query of its own may look up
-// the partitions before the move is committed and take its snapshot after.
+// the partitions before the move is committed and take its snapshot after, or name a
+// time for which it looks at the new partition alone, in an older snapshot. So the table
+// is locked first, in the mode of any query, which a move waits for.
 func reading(ctx context.Context, db Pool, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_current_snapshot()"); err != nil {
+		if _, err := tx.Exec(ctx, "LOCK TABLE relay.deliveries IN ACCESS SHARE MODE"); err != nil {
 			return err
 		}
 		return f(tx)
