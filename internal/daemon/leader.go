@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outbox-relay/relay/internal/audit"
@@ -499,12 +500,32 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 	if err == nil && now.Epoch != l.state.Epoch && !faultpoint.Planted(faultpoint.EpochUnchecked) {
 		err = fmt.Errorf("%w: epoch %d has begun", deliver.ErrSuperseded, now.Epoch)
 	}
+	if err == nil {
+		err = l.sameHistory(ctx)
+	}
 	if err != nil {
 		_ = stream.Close(0)
 		return nil, err
 	}
 	l.stream.Store(stream)
 	return stream, nil
+}
+
+// sameHistory tells whether the database has the last batch that was written to it. One that was
+// restored under a living relay has not, and its stream may show nothing for long by which that would be noticed.
+func (l *leader) sameHistory(ctx context.Context) error {
+	written := l.recorder.Written()
+	var batch int64
+	err := l.d.pool.QueryRow(ctx, "SELECT batch FROM relay.progress WHERE slot = $1 AND epoch = $2", l.state.Slot, l.state.Epoch).Scan(&batch)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil // another epoch: whoever writes finds out
+	case err != nil:
+		return fmt.Errorf("look for the last batch: %w", err)
+	case batch < written:
+		return fmt.Errorf("%w: batch %d of this epoch is gone, the database has gone back to batch %d", deliver.ErrSuperseded, written, batch)
+	}
+	return nil
 }
 
 // recordedEnd is how far everything is committed. The watermark may be further:
