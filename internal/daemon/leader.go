@@ -11,7 +11,6 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outbox-relay/relay/internal/audit"
@@ -496,12 +495,17 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 		conn.Close()
 		return nil, err
 	}
+	written := l.recorder.Written()
 	now, err := progress.Load(ctx, l.d.pool, l.d.cfg().CDC.Slot)
-	if err == nil && now.Epoch != l.state.Epoch && !faultpoint.Planted(faultpoint.EpochUnchecked) {
-		err = fmt.Errorf("%w: epoch %d has begun", deliver.ErrSuperseded, now.Epoch)
-	}
-	if err == nil {
-		err = l.sameHistory(ctx)
+	switch {
+	case err != nil:
+	case now.Epoch != l.state.Epoch:
+		if !faultpoint.Planted(faultpoint.EpochUnchecked) {
+			err = fmt.Errorf("%w: epoch %d has begun", deliver.ErrSuperseded, now.Epoch)
+		}
+	case now.Batch < written:
+		// It was restored under a living relay. The stream may show nothing for long by which that would be noticed.
+		err = fmt.Errorf("%w: batch %d of this epoch is gone, the database has gone back to batch %d", deliver.ErrSuperseded, written, now.Batch)
 	}
 	if err != nil {
 		_ = stream.Close(0)
@@ -509,23 +513,6 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 	}
 	l.stream.Store(stream)
 	return stream, nil
-}
-
-// sameHistory tells whether the database has the last batch that was written to it. One that was
-// restored under a living relay has not, and its stream may show nothing for long by which that would be noticed.
-func (l *leader) sameHistory(ctx context.Context) error {
-	written := l.recorder.Written()
-	var batch int64
-	err := l.d.pool.QueryRow(ctx, "SELECT batch FROM relay.progress WHERE slot = $1 AND epoch = $2", l.state.Slot, l.state.Epoch).Scan(&batch)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil // another epoch: whoever writes finds out
-	case err != nil:
-		return fmt.Errorf("look for the last batch: %w", err)
-	case batch < written:
-		return fmt.Errorf("%w: batch %d of this epoch is gone, the database has gone back to batch %d", deliver.ErrSuperseded, written, batch)
-	}
-	return nil
 }
 
 // recordedEnd is how far everything is committed. The watermark may be further:

@@ -23,6 +23,7 @@ import (
 type State struct {
 	Slot     string
 	Epoch    int64
+	Batch    int64 // number of the last one of the epoch
 	SystemID string
 	Timeline int32
 	Position cdc.Position
@@ -45,12 +46,12 @@ var (
 	ErrNone = errors.New("no progress")
 )
 
-const columns = `slot, epoch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, ''), remaking`
+const columns = `slot, epoch, batch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, ''), remaking`
 
 func scan(row pgx.Row) (State, error) {
 	var s State
 	var end, partial string
-	err := row.Scan(&s.Slot, &s.Epoch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker, &s.Remaking)
+	err := row.Scan(&s.Slot, &s.Epoch, &s.Batch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker, &s.Remaking)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return State{}, ErrNone
 	}
