@@ -130,29 +130,20 @@ func perSecond(a arrivals) float64 {
 
 // complete compares what came with what is in the table since mark.
 func complete(ctx context.Context, url string, mark time.Time, got arrivals) error {
-	missing, rows := 0, 0
-	err := with(ctx, url, func(conn *pgx.Conn) error {
-		ids, err := conn.Query(ctx, "SELECT id::text FROM outbox.events WHERE created_at >= $1", mark)
-		if err != nil {
-			return fmt.Errorf("read ids: %w", err)
-		}
-		defer ids.Close()
-		for ids.Next() {
-			var id string
-			if err := ids.Scan(&id); err != nil {
-				return fmt.Errorf("read ids: %w", err)
-			}
-			rows++
-			if _, ok := got.First[id]; !ok {
-				missing++
-			}
-		}
-		return ids.Err()
-	})
-	if err == nil && (missing > 0 || rows != len(got.First)) {
-		err = fmt.Errorf("%d rows were committed, %d events arrived, %d are missing", rows, len(got.First), missing)
+	ids, err := idsSince(ctx, url, mark)
+	if err != nil {
+		return err
 	}
-	return err
+	missing := 0
+	for _, id := range ids {
+		if _, ok := got.First[id]; !ok {
+			missing++
+		}
+	}
+	if missing > 0 || len(ids) != len(got.First) {
+		return fmt.Errorf("%d rows were committed, %d events arrived, %d are missing", len(ids), len(got.First), missing)
+	}
+	return nil
 }
 
 // parked counts the deliveries that were ever put into the table of what waits, by the relay's database.

@@ -83,7 +83,7 @@ func (b *bench) rescueOnce(ctx context.Context, g gap) (r rescued, err error) {
 	if err != nil {
 		return r, err
 	}
-	missing, err := b.idsSince(ctx, mark)
+	missing, err := idsSince(ctx, url, mark)
 	if err != nil {
 		return r, err
 	}
@@ -223,8 +223,8 @@ func (b *bench) provedAt(ctx context.Context) (at time.Time, err error) {
 }
 
 // idsSince are the rows that were written since mark.
-func (b *bench) idsSince(ctx context.Context, mark time.Time) (ids []string, err error) {
-	err = with(ctx, b.cluster.URL("relay"), func(conn *pgx.Conn) error {
+func idsSince(ctx context.Context, url string, mark time.Time) (ids []string, err error) {
+	err = with(ctx, url, func(conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, "SELECT id::text FROM outbox.events WHERE created_at >= $1", mark)
 		if err != nil {
 			return err

@@ -80,7 +80,7 @@ func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 		return nil, err
 	}
 	for _, q := range [...]string{
-		"LOCK TABLE " + t.quoted() + " IN ACCESS SHARE MODE",
+		"LOCK TABLE " + t.Quoted() + " IN ACCESS SHARE MODE",
 		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')",
 	} {
 		if _, err := tx.Exec(ctx, q); err != nil {
@@ -91,7 +91,8 @@ func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	return tx, nil
 }
 
-func (t Table) quoted() string { return pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() }
+// Quoted is the name as SQL takes it.
+func (t Table) Quoted() string { return pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize() }
 
 // ByIndex makes the queries of a transaction find a narrow window by the index. A plan for
 // all of the table would be a mistake of the statistics, or of a plan that was kept from
@@ -99,6 +100,19 @@ func (t Table) quoted() string { return pgx.Identifier(strings.SplitN(t.Name, ".
 func ByIndex(ctx context.Context, tx pgx.Tx) error {
 	_, err := tx.Exec(ctx, "SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL plan_cache_mode = force_custom_plan")
 	return err
+}
+
+// BeginNarrow is BeginReading for queries of a narrow window: see ByIndex.
+func (t Table) BeginNarrow(ctx context.Context, db Beginner) (pgx.Tx, error) {
+	tx, err := t.BeginReading(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if err := ByIndex(ctx, tx); err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return tx, nil
 }
 
 // Between is a condition on rows of the table: their transactions are shown by to
@@ -134,7 +148,7 @@ func (t Table) sums(byTransaction bool) string {
 	}
 	return `SELECT ` + key + `, count(*), ` + halves + `
   FROM (SELECT ` + pgx.Identifier{t.Columns.XID}.Sanitize() + `::text AS x, replace(` + pgx.Identifier{t.Columns.ID}.Sanitize() + `::text, '-', '') AS h
-          FROM ` + t.quoted() + ` WHERE ` + t.Between() + `) AS w` + group
+          FROM ` + t.Quoted() + ` WHERE ` + t.Between() + `) AS w` + group
 }
 
 // Compare compares what the stream has shown with the table. When the two differ and the
@@ -146,14 +160,11 @@ func (t Table) Compare(ctx context.Context, db Beginner, slot string, w Window) 
 		total.Rows += s.Rows
 		total.Sum += s.Sum
 	}
-	tx, err := t.BeginReading(ctx, db)
+	tx, err := t.BeginNarrow(ctx, db)
 	if err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if err := ByIndex(ctx, tx); err != nil {
-		return Result{}, fmt.Errorf("audit: %w", err)
-	}
 	all, err := t.read(ctx, tx, false, w)
 	if err != nil {
 		return Result{}, err
@@ -227,14 +238,11 @@ SELECT t.key, t.n FROM (%s) AS t(key, n, upper, lower)
 // Journal had more to keep than it may. It names no rows: a transaction that differs counts
 // as missing with all of its rows. Whatever came before the marker of to must be recorded.
 func (t Table) CompareRecorded(ctx context.Context, db Beginner, slot string, from, to cdc.Snapshot) (Result, error) {
-	tx, err := t.BeginReading(ctx, db)
+	tx, err := t.BeginNarrow(ctx, db)
 	if err != nil {
 		return Result{}, fmt.Errorf("audit: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if err := ByIndex(ctx, tx); err != nil {
-		return Result{}, fmt.Errorf("audit: %w", err)
-	}
 	all, err := t.read(ctx, tx, false, Window{From: from, To: to})
 	if err != nil {
 		return Result{}, err

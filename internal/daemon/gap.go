@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -74,7 +73,7 @@ func (g *Gap) count(ctx context.Context, db *pgxpool.Pool, c *Settings, snapshot
 	}
 	quote := func(name string) string { return pgx.Identifier{name}.Sanitize() }
 	rows, err := tx.Query(ctx, "SELECT "+quote(table.Columns.XID)+"::text::bigint, "+quote(mappingOptions(c).Columns.EventType)+"::text, count(*) FROM "+
-		pgx.Identifier(strings.SplitN(table.Name, ".", 2)).Sanitize()+" WHERE "+table.Between()+" GROUP BY 1, 2", snapshot, g.Marker)
+		table.Quoted()+" WHERE "+table.Between()+" GROUP BY 1, 2", snapshot, g.Marker)
 	if err != nil {
 		return fmt.Errorf("read gap: %w", err)
 	}

@@ -21,6 +21,7 @@ import (
 // not miss rows that are on their way to a partition: see audit.Table.
 type replayTable struct {
 	columns outbox.Columns
+	outbox  audit.Table
 	table   string // quoted
 	schema  string
 	name    string
@@ -33,7 +34,7 @@ func newReplayTable(c *Settings) (*replayTable, error) {
 		return nil, err
 	}
 	schema, name, _ := strings.Cut(c.Outbox.Table, ".")
-	return &replayTable{columns: mappingOptions(c).Columns, table: c.Outbox.Identifier().Sanitize(), schema: schema, name: name,
+	return &replayTable{columns: mappingOptions(c).Columns, outbox: AuditTable(c), table: c.Outbox.Identifier().Sanitize(), schema: schema, name: name,
 		types: typeNames{catalog: catalog}}, nil
 }
 
@@ -48,10 +49,6 @@ func (t typeNames) of(aggregateType, eventType string) string {
 		}
 	}
 	return ""
-}
-
-func (t *replayTable) beginReading(ctx context.Context, db audit.Beginner) (pgx.Tx, error) {
-	return audit.Table{Name: t.schema + "." + t.name}.BeginReading(ctx, db)
 }
 
 // order is the expression by which rows are ordered: the time in an id of version
@@ -85,7 +82,7 @@ type replayKey struct {
 // no more.
 func (t *replayTable) keys(ctx context.Context, db audit.Beginner, r *deliver.RunningReplay, sub *deliver.Subscription,
 	after deliver.ReplayCursor, limit int) ([]replayKey, error) {
-	tx, err := t.beginReading(ctx, db)
+	tx, err := t.outbox.BeginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
@@ -156,7 +153,7 @@ func (t *replayTable) lookFor(ctx context.Context, db audit.Beginner, r *deliver
 			moved, wanted[k.cursor.ID] = append(moved, k.cursor.ID), true
 		}
 	}
-	tx, err := t.beginReading(ctx, db)
+	tx, err := t.outbox.BeginReading(ctx, db)
 	if err != nil {
 		return fmt.Errorf("look for rows: %w", err)
 	}
@@ -210,7 +207,7 @@ func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, sub *deliv
 	if err != nil {
 		return nil, err
 	}
-	tx, err := t.beginReading(ctx, db)
+	tx, err := t.outbox.BeginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("count rows: %w", err)
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
@@ -148,26 +146,22 @@ var errForeignIDs = errors.New("rows of another cluster")
 func (d *Daemon) checkIDs(ctx context.Context) error {
 	t := d.auditTable()
 	xid := "(" + pgx.Identifier{t.Columns.XID}.Sanitize() + "::text)::bigint"
-	table := pgx.Identifier(strings.SplitN(t.Name, ".", 2)).Sanitize()
 	var n int64
 	var next string
-	tx, err := t.BeginReading(ctx, d.pool)
+	tx, err := t.BeginNarrow(ctx, d.pool)
 	if err != nil {
 		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	err = audit.ByIndex(ctx, tx)
-	if err == nil {
-		err = tx.QueryRow(ctx, "SELECT count(*), pg_snapshot_xmax(pg_current_snapshot())::text FROM "+table+
-			" WHERE "+xid+" >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&n, &next)
-	}
+	err = tx.QueryRow(ctx, "SELECT count(*), pg_snapshot_xmax(pg_current_snapshot())::text FROM "+t.Quoted()+
+		" WHERE "+xid+" >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&n, &next)
 	if err != nil {
 		return fmt.Errorf("check transaction ids of %s: %w", t.Name, err)
 	}
 	if n > 0 {
 		return fmt.Errorf("%w: %d rows of %s carry transaction ids that this server has not given out, so nobody can tell which of them "+
 			"are new; they were restored from another cluster: give them ids of this one, "+
-			"UPDATE %s SET xid = DEFAULT WHERE %s >= %s", errForeignIDs, n, t.Name, table, xid, next)
+			"UPDATE %s SET xid = DEFAULT WHERE %s >= %s", errForeignIDs, n, t.Name, t.Quoted(), xid, next)
 	}
 	return nil
 }
