@@ -38,7 +38,10 @@ func (x *index) excuses() []*excuse {
 		}
 	}
 	disk := x.slowDisk()
-	for _, s := range disk { // it may cost the leader its connection, as a cut does
+	for _, s := range disk {
+		if s.to.Sub(s.from) < window {
+			continue // too short to cost the leader its connection, as a cut does
+		}
 		all = append(all, &excuse{name: diskName, began: s.from, from: s.from.Add(-window), to: s.to.Add(settling)})
 	}
 	stalls := append(x.stalls(), disk...)
