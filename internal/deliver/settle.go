@@ -60,10 +60,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.advance(l)
 	case out.Aborted:
 		s.breaker.inconclusive(now, d.probe)
-		p.leave(d)
-		p.keep(d, now)
-		p.parkRest(l)
-		p.dropLane(l)
+		p.parkHead(l, now)
 	case stale:
 		p.failedBefore(d, out, now)
 	case out.Throttled():
@@ -85,19 +82,15 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 // another URL, or before somebody said that it works again. It says nothing of the
 // endpoint as it is, which is tried at once, also when the schedule is used up.
 func (p *Dispatcher) failedBefore(d *Delivery, out Outcome, now time.Time) {
-	l := d.lane
 	d.failed(out)
 	p.metrics.retry(d.flight, out.Reason)
-	p.leave(d)
-	p.keep(d, now)
-	p.parkRest(l)
-	p.dropLane(l)
+	p.parkHead(d.lane, now)
 }
 
 // throttled settles an attempt that the endpoint had no time for. It costs no
 // attempt; the endpoint gets a pause and fewer attempts a second.
 func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
-	s, l := &d.ep.lanes, d.lane
+	s := &d.ep.lanes
 	d.failed(out)
 	p.metrics.retry(d.flight, out.Reason)
 	if d.flight.Replay == 0 {
@@ -107,10 +100,7 @@ func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
 	wish := p.opts.Schedule.Wish(out.RetryAfter)
 	until := s.pace.throttled(d.startedAt, now, wish, p.opts.EndpointConcurrency, p.opts.Pace)
 	wait := time.Duration(p.opts.Schedule.Stretch() * float64(until.Sub(now)))
-	p.leave(d)
-	p.keep(d, now.Add(wait))
-	p.parkRest(l)
-	p.dropLane(l)
+	p.parkHead(d.lane, now.Add(wait))
 }
 
 func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
@@ -413,10 +403,12 @@ func (p *Dispatcher) parkIdle(ep *Endpoint) {
 	}
 }
 
-func (p *Dispatcher) parkHead(l *lane, now time.Time) {
+// parkHead gives the head of a lane, which is tried again at next, to the table with
+// all that waits behind it.
+func (p *Dispatcher) parkHead(l *lane, next time.Time) {
 	d := l.head()
 	p.leave(d)
-	p.keep(d, now)
+	p.keep(d, next)
 	p.parkRest(l)
 	p.dropLane(l)
 }
