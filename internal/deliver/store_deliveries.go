@@ -49,9 +49,14 @@ type Filter struct {
 	TenantID     string
 	Event        string
 	Subscription uuid.UUID
+	Aggregate    Aggregate
+	From, To     time.Time // of the commit, To not among them, both cut to milliseconds
 	Before       uuid.UUID // the id after which a page goes on
 	Limit        int       // at least 1
 }
+
+// Aggregate names what an event is about; empty parts match everything.
+type Aggregate struct{ Type, ID string }
 
 // Records reads deliveries.
 type Records struct{ DB Pool }
@@ -79,21 +84,21 @@ const (
 // cost the recording more than all else. But they are stored nearly in that
 // order, so the newest are found by looking back step by step.
 func (r Records) List(ctx context.Context, f Filter) ([]Record, error) {
-	top := interval{to: f.Before}
+	top, oldest := f.bounds()
 	now := time.Now()
-	if f.Before == uuid.Nil {
-		top.to = uuid.Max
-	} else {
-		now = idTime(f.Before)
+	if top.to != uuid.Max {
+		now = idTime(top.to)
 	}
 	if f.TenantID != "" { // has an index
+		top.from = oldest
 		return r.read(ctx, f, top)
 	}
 	var found []Record
 	for span := newestSpan; ; span *= spanGrowth {
-		last := span > oldestSpan
-		if top.from = uuid.Nil; !last {
-			top.from = firstID(now.Add(-span))
+		top.from = firstID(now.Add(-span))
+		last := span > oldestSpan || compareIDs(top.from, oldest) <= 0
+		if last {
+			top.from = oldest
 		}
 		page, err := r.read(ctx, f, top)
 		if err != nil {
@@ -169,6 +174,21 @@ func (r Records) ParkedByTenant(ctx context.Context, limit int) ([]TenantCount, 
 	return list, nil
 }
 
+// bounds are the end of the ids that the filter lets through, and the oldest of them.
+func (f Filter) bounds() (top interval, oldest uuid.UUID) {
+	top.to = uuid.Max
+	if !f.To.IsZero() {
+		top.to = firstID(f.To)
+	}
+	if f.Before != uuid.Nil && compareIDs(f.Before, top.to) < 0 {
+		top.to = f.Before
+	}
+	if !f.From.IsZero() {
+		oldest = firstID(f.From)
+	}
+	return top, oldest
+}
+
 // interval holds the ids of a stretch of commit time, to not among them.
 type interval struct{ from, to uuid.UUID }
 
@@ -220,7 +240,7 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 	var list []Record
 	err := reading(ctx, r.DB, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
-			i.from, i.to, from, to, f.Limit)
+			i.from, i.to, from, to, f.Limit, f.Aggregate.Type, f.Aggregate.ID)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ const awaitEvery = 50 * time.Millisecond
 
 // Ask leaves requests for the leader, all or none, and returns their numbers by
 // target. A target that is named twice is asked for twice and returned once.
-func Ask(ctx context.Context, db Pool, kind string, targets []string) (map[string]int64, error) {
+func Ask(ctx context.Context, db querier, kind string, targets []string) (map[string]int64, error) {
 	rows, err := db.Query(ctx, sqlAsk, kind, targets)
 	if err != nil {
 		return nil, fmt.Errorf("ask the relay to %s: %w", kind, err)
@@ -45,7 +45,7 @@ func Ask(ctx context.Context, db Pool, kind string, targets []string) (map[strin
 
 // Await waits until the leader has carried out requests, or ctx ends, and
 // returns the numbers of those that still wait then.
-func Await(ctx context.Context, db Pool, requests []int64) ([]int64, error) {
+func Await(ctx context.Context, db querier, requests []int64) ([]int64, error) {
 	tick := time.NewTicker(awaitEvery)
 	defer tick.Stop()
 	for {

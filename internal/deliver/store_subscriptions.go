@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/secret"
 )
@@ -18,13 +19,21 @@ var (
 	sqlSubscriptions      = query("subscriptions")
 	sqlSubscription       = query("subscription")
 	sqlAddSubscription    = query("subscription_add")
+	sqlUpdateSubscription = query("subscription_update")
+	sqlSomeSubscriptions  = query("subscriptions_some")
 	sqlRemoveSubscription = query("subscription_remove")
 	sqlSwitchSubscription = query("subscription_switch")
 )
 
 // Subscriptions manages the subscriptions in the database. A relay that runs
 // takes a change in at once.
-type Subscriptions struct{ DB Pool }
+type Subscriptions struct{ DB Execer }
+
+// Execer runs statements. A pgx connection, pool or transaction does.
+type Execer interface {
+	querier
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
 
 // Add stores a new subscription and fills in what the database decides.
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
@@ -40,7 +49,11 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 
 // List returns the subscriptions of a tenant, of all tenants for "", oldest first.
 func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription, error) {
-	rows, err := s.DB.Query(ctx, sqlSubscriptions, tenant)
+	return s.list(ctx, sqlSubscriptions, tenant)
+}
+
+func (s Subscriptions) list(ctx context.Context, sql string, arg any) ([]Subscription, error) {
+	rows, err := s.DB.Query(ctx, sql, arg)
 	if err != nil {
 		return nil, fmt.Errorf("list subscriptions: %w", err)
 	}
@@ -54,6 +67,11 @@ func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription,
 	return list, nil
 }
 
+// Some returns those of some subscriptions that exist, in the order of their ids.
+func (s Subscriptions) Some(ctx context.Context, ids []uuid.UUID) ([]Subscription, error) {
+	return s.list(ctx, sqlSomeSubscriptions, ids)
+}
+
 // Get returns one subscription, or ErrNotFound.
 func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, error) {
 	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id), true)
@@ -64,6 +82,11 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 		return nil, fmt.Errorf("read subscription %s: %w", id, err)
 	}
 	return sub, nil
+}
+
+// Update stores what may be changed of a subscription: URL, events, description, order and what becomes of dead letters.
+func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
+	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead)
 }
 
 // Remove deletes a subscription. What waits for it is cancelled by the relay.

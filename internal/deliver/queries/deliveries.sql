@@ -10,6 +10,7 @@ SELECT * FROM (
             p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history, p.replay_id
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
       WHERE ($1 = '' OR ($1 = 'PENDING' AND p.dead_at IS NULL) OR ($1 = 'DEAD' AND p.dead_at IS NOT NULL)) AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
+        AND ($10 = '' OR b.aggregate_type = $10) AND ($11 = '' OR b.aggregate_id = $11)
         AND ($4::uuid IS NULL OR p.subscription_id = $4) AND p.id >= $5 AND p.id < $6
       ORDER BY p.id DESC LIMIT $9)
     UNION ALL
@@ -18,7 +19,8 @@ SELECT * FROM (
             NULL, false, false, d.duration_us, d.history, d.replay_id
        FROM relay.deliveries d
       WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
-        AND ($3 = '' OR d.event_type = $3) AND ($4::uuid IS NULL OR d.subscription_id = $4)
+        AND ($3 = '' OR d.event_type = $3)
+        AND ($10 = '' OR d.aggregate_type = $10) AND ($11 = '' OR d.aggregate_id = $11) AND ($4::uuid IS NULL OR d.subscription_id = $4)
         AND d.id >= $5 AND d.id < $6 AND d.created_at >= $7 AND d.created_at < $8
       ORDER BY d.id DESC LIMIT $9)
 ) AS u
