@@ -221,7 +221,13 @@ func (s *stage) config() (*config.Config, error) {
 // reload of it takes in what was added to set.
 func (s *stage) start() *daemon.Daemon {
 	s.t.Helper()
-	s.set = append(s.set, "--set", "http.listen=127.0.0.1:0")
+	return s.startAt("127.0.0.1:0")
+}
+
+// startAt is start with another address to listen on.
+func (s *stage) startAt(listen string) *daemon.Daemon {
+	s.t.Helper()
+	s.set = append(s.set, "--set", "http.listen="+listen)
 	cfg, err := s.config()
 	if err != nil {
 		s.t.Fatal(err)

@@ -49,7 +49,7 @@ func newRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log.Info("relay starts", "version", version, "config", cfg.File(), "http", d.Addr())
+			log.Info("relay starts", "version", version, "config", cfg.File(), "http", d.Addr(), "api", d.APIAddr())
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)

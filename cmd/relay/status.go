@@ -23,6 +23,7 @@ import (
 	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
+	"github.com/outbox-relay/relay/internal/secret"
 )
 
 // statusPatience bounds what one look at the database may take.
@@ -51,6 +52,7 @@ type slotReport struct {
 func newStatus() *cobra.Command {
 	var output string
 	var watch bool
+	var tokenFile string
 	c := &cobra.Command{
 		Use: "status", Short: "Tell how the relay, its slot and what waits are", Args: cobra.NoArgs,
 		Long: "Ask the running relay at http.listen (or http.ops_listen), and the database. The exit code is 4 when no relay\n" +
@@ -66,10 +68,18 @@ func newStatus() *cobra.Command {
 				return err
 			}
 			defer db.Close()
-			if watch {
-				return watchStatus(cmd, cfg, db, output)
+			ask := asker{cfg: cfg}
+			if tokenFile != "" {
+				b, err := os.ReadFile(tokenFile)
+				if err != nil {
+					return fmt.Errorf("read token: %w", err)
+				}
+				ask.token = secret.New(strings.TrimSpace(string(b)))
 			}
-			r := readReport(cmd.Context(), cfg, db)
+			if watch {
+				return watchStatus(cmd, ask, db, output)
+			}
+			r := readReport(cmd.Context(), ask, db)
 			if output == formJSON {
 				err = printJSON(cmd.OutOrStdout(), r)
 			} else {
@@ -82,18 +92,19 @@ func newStatus() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&watch, "watch", false, "show it again each second, until Ctrl-C; with -o json a line each")
+	c.Flags().StringVar(&tokenFile, "token-file", "", "file with an operator's token, where the relay wants one: http.listen is no loopback address, and http.ops_listen not set")
 	addOutput(c, &output)
 	return c
 }
 
 // watchStatus prints until the command is interrupted. Only a terminal is cleared.
-func watchStatus(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool, output string) error {
+func watchStatus(cmd *cobra.Command, ask asker, db *pgxpool.Pool, output string) error {
 	w, tick := cmd.OutOrStdout(), time.NewTicker(time.Second)
 	defer tick.Stop()
 	f, isFile := w.(*os.File)
 	terminal := isFile && isTerminal(f)
 	for first := true; ; first = false {
-		r := readReport(cmd.Context(), cfg, db)
+		r := readReport(cmd.Context(), ask, db)
 		if cmd.Context().Err() != nil {
 			return nil
 		}
@@ -121,10 +132,10 @@ func watchStatus(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool, outpu
 	}
 }
 
-func readReport(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) *report {
-	r := &report{Parked: []deliver.TenantCount{}, Incidents: []progress.Incident{}, Slot: slotReport{Name: cfg.CDC.Slot}}
+func readReport(ctx context.Context, ask asker, db *pgxpool.Pool) *report {
+	r := &report{Parked: []deliver.TenantCount{}, Incidents: []progress.Incident{}, Slot: slotReport{Name: ask.cfg.CDC.Slot}}
 	var err error
-	if r.Daemon, err = askDaemon(ctx, cfg); err != nil {
+	if r.Daemon, err = ask.status(ctx); err != nil {
 		r.Unreachable = err.Error()
 	}
 	if err := r.readDatabase(ctx, db); err != nil {
@@ -160,12 +171,21 @@ func (r *report) readDatabase(ctx context.Context, db *pgxpool.Pool) error {
 	return err
 }
 
-// askDaemon reads /status. It goes to the relay's own address from the
+// asker asks the running relay.
+type asker struct {
+	cfg   *config.Config
+	token secret.Secret // of an operator; empty: none is sent
+}
+
+// status reads /status. It goes to the relay's own address from the
 // configuration, and nowhere else.
-func askDaemon(ctx context.Context, cfg *config.Config) (*daemon.Status, error) {
-	addr := cfg.HTTP.Listen
-	if cfg.HTTP.OpsListen != "" {
-		addr = cfg.HTTP.OpsListen
+func (a asker) status(ctx context.Context) (*daemon.Status, error) {
+	addr := a.cfg.HTTP.Listen
+	switch {
+	case a.cfg.HTTP.OpsListen != "":
+		addr = a.cfg.HTTP.OpsListen
+	case a.cfg.HTTP.TLSCert != "":
+		return nil, fmt.Errorf("the relay speaks TLS at %s: set http.ops_listen to a loopback address for this command", addr)
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -183,11 +203,17 @@ func askDaemon(ctx context.Context, cfg *config.Config) (*daemon.Status, error) 
 	if err != nil {
 		return nil, err
 	}
+	if !a.token.IsZero() {
+		req.Header.Set("Authorization", "Bearer "+a.token.Reveal())
+	}
 	resp, err := policy.Client(egress.TransportOptions{}).Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("no relay answers at %s", addr)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+		return nil, fmt.Errorf("the relay at %s wants an operator's token: use --token-file, or set http.ops_listen", addr)
+	}
 	var s daemon.Status
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
 		return nil, fmt.Errorf("what answers at %s is no relay", addr)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -296,7 +295,11 @@ func newSubscriptionsTest() *cobra.Command {
 		Example: "  relay subscriptions test 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSubscription(cmd, args[0], func(ctx context.Context, cfg *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
-				out, err := postTest(ctx, cfg, s)
+				policy, err := egress.New(daemon.EgressOptions(cfg))
+				if err != nil {
+					return err
+				}
+				out, err := daemon.PostTest(ctx, policy, daemon.NewPoster(policy, cfg, version), s)
 				if err != nil {
 					return err
 				}
@@ -321,27 +324,4 @@ func newSubscriptionsTest() *cobra.Command {
 	}
 	addOutput(c, &output)
 	return c
-}
-
-func postTest(ctx context.Context, cfg *config.Config, s *deliver.Subscription) (deliver.Outcome, error) {
-	policy, err := egress.New(daemon.EgressOptions(cfg))
-	if err != nil {
-		return deliver.Outcome{}, err
-	}
-	u, err := policy.CheckURL(s.URL)
-	if err != nil {
-		return deliver.Outcome{}, err
-	}
-	signer, err := signature.NewSigner(s.Secret.Reveal())
-	if err != nil {
-		return deliver.Outcome{}, fmt.Errorf("secret of subscription %s: %w", s.ID, err)
-	}
-	id := uuid.Must(uuid.NewV7())
-	payload, err := json.Marshal(map[string]string{"message": "a test event: it says nothing of your business"})
-	if err != nil {
-		return deliver.Outcome{}, err
-	}
-	event := outbox.Event{ID: id, TenantID: s.TenantID, Type: "relay.test", CreatedAt: time.Now(), Payload: payload}
-	return daemon.NewPoster(policy, cfg, version).Attempt(ctx, &deliver.Request{URL: u, Signer: signer, EventID: id.String(),
-		EventType: event.Type, Body: event.Body(), Attempt: 1}), nil
 }

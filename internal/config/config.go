@@ -20,6 +20,7 @@ type Config struct {
 	Replay   Replay
 	Egress   Egress
 	HTTP     HTTP
+	API      API
 	Metrics  Metrics
 	Log      Log
 
@@ -178,6 +179,16 @@ func Strings(targets []Target) []string {
 type HTTP struct {
 	Listen    string
 	OpsListen string // "" leaves metrics, health and the operator API on Listen
+	TLSCert   string // PEM file; "" speaks plain HTTP on Listen
+	TLSKey    string // PEM file
+}
+
+// API bounds what callers of the tenants' API may cost; 0 takes a bound away.
+type API struct {
+	MaxConnections   int
+	TokenRate        int // calls a second
+	AddressRate      int // calls a second
+	MaxSubscriptions int // of a tenant
 }
 
 // Metrics governs what the metrics show.

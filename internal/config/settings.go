@@ -130,6 +130,20 @@ var settings = []setting{
 	one("http.ops_listen", "", "When set, address that metrics, health and operator API move to.",
 		listenAddress(), func(c *Config) *string { return &c.HTTP.OpsListen }),
 
+	paths(one("http.tls_cert", "", "Certificate chain, a PEM file, with which http.listen speaks TLS; read again when it changes.",
+		filePath(), func(c *Config) *string { return &c.HTTP.TLSCert })),
+	paths(one("http.tls_key", "", "Private key of http.tls_cert, a PEM file.",
+		filePath(), func(c *Config) *string { return &c.HTTP.TLSKey })),
+
+	one("api.max_connections", "4", "Connections to PostgreSQL that the tenant API has for itself.",
+		integer(1, 1000), func(c *Config) *int { return &c.API.MaxConnections }),
+	one("api.token_rate", "50", "Calls a second with one token, twice as many at once; 0 is no limit.",
+		integer(0, 100_000), func(c *Config) *int { return &c.API.TokenRate }),
+	one("api.address_rate", "200", "Calls a second from one address, twice as many at once; 0 is no limit.",
+		integer(0, 1_000_000), func(c *Config) *int { return &c.API.AddressRate }),
+	one("api.max_subscriptions", "100", "Subscriptions that a tenant may make through the API; 0 is no limit.",
+		integer(0, 1_000_000), func(c *Config) *int { return &c.API.MaxSubscriptions }),
+
 	one("metrics.tenant_label", "100", "Tenants that metrics name, the rest are \"other\"; 0 empties the label.",
 		integer(0, 100_000), func(c *Config) *int { return &c.Metrics.TenantLabel }),
 
@@ -154,6 +168,7 @@ var sectionDocs = map[string]string{
 	"replay":          "How retained events are sent again.",
 	"egress":          "Which addresses may be dialed.",
 	"http":            "Addresses that the relay listens on.",
+	"api":             "What callers of the tenant API may cost.",
 	"metrics":         "What the metrics show.",
 	"log":             "The relay's own log.",
 }

@@ -64,6 +64,8 @@ type Daemon struct {
 	lastEpoch    atomic.Int64         // of the last term of this process
 	hole         atomic.Pointer[hole] // why the stream cannot be trusted, until a rescue
 	auditMetrics *auditMetrics
+	catalog      atomic.Pointer[outbox.Catalog]
+	apiPool      *pgxpool.Pool
 	server       *ops.Server
 }
 
@@ -84,7 +86,12 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{opts: o, log: o.Log, pool: pool, policy: policy, registry: prometheus.NewRegistry()}
+	apiPool, err := newAPIPool(o.Config)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, policy: policy, registry: prometheus.NewRegistry()}
 	d.settings.Store(o.Config)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
@@ -103,23 +110,27 @@ func New(o Options) (*Daemon, error) {
 		return float64(o.LogDropped())
 	}))
 	d.setPoster(o.Config)
-	d.server, err = ops.NewServer(ops.Options{Listen: opsListen(o.Config), Gatherer: d.registry, Log: o.Log,
-		Ready: d.ready, Status: func() any { return d.Status() }})
-	if err != nil {
+	if d.server, err = d.newServer(); err != nil {
+		apiPool.Close()
 		pool.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func opsListen(c *Settings) []string {
-	if c.HTTP.OpsListen != "" {
-		return []string{c.HTTP.OpsListen}
+func newPool(c *Settings) (*pgxpool.Pool, error) {
+	cfg, err := poolConfig(c)
+	if err != nil {
+		return nil, err
 	}
-	return []string{c.HTTP.Listen}
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	return pool, nil
 }
 
-func newPool(c *Settings) (*pgxpool.Pool, error) {
+func poolConfig(c *Settings) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(c.Database.URL)
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", errors.New(config.Redact(err.Error())))
@@ -134,11 +145,7 @@ func newPool(c *Settings) (*pgxpool.Pool, error) {
 		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "15s"
 	}
 	cfg.ConnConfig.ConnectTimeout = 10 * time.Second
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database pool: %w", err)
-	}
-	return pool, nil
+	return cfg, nil
 }
 
 func (d *Daemon) cfg() *Settings { return d.settings.Load() }
@@ -155,7 +162,7 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 		// Many subscriptions may lead to one host: an attempt should not have to
 		// dial because another one's connection did not fit into the pool.
 		Transport: policy.Client(egress.TransportOptions{
-			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections)),
+			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections+c.API.MaxConnections)),
 			MaxIdleConnsPerHost: concurrency(c)}).Transport,
 		Timeout:   c.Deliver.Timeout,
 		UserAgent: "relay/" + version,
@@ -209,6 +216,7 @@ func dispatchOptions(c *Settings) deliver.Options {
 // Run leads, or waits to lead, until ctx ends; then it drains and returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.pool.Close()
+	defer d.apiPool.Close()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var back errgroup.Group
@@ -346,6 +354,10 @@ func (d *Daemon) Reload() error {
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	catalog, err := outbox.NewCatalog(next.Catalog.Files...)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
 	if err := d.policy.Reload(EgressOptions(next)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
@@ -353,6 +365,7 @@ func (d *Daemon) Reload() error {
 	old := d.cfg()
 	merged.Database, merged.CDC, merged.Outbox, merged.HTTP = old.Database, old.CDC, old.Outbox, old.HTTP
 	d.settings.Store(&merged)
+	d.catalog.Store(catalog)
 	d.setPoster(&merged)
 	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)
 	if d.opts.Level != nil {
@@ -369,6 +382,9 @@ func (d *Daemon) Reload() error {
 
 // Addr is where metrics and health are served, once Run has begun.
 func (d *Daemon) Addr() string { return d.server.Addr() }
+
+// APIAddr is where the tenants' API is served.
+func (d *Daemon) APIAddr() string { return d.server.APIAddr() }
 
 // maintain looks after partitions, at the start and each hour.
 func (d *Daemon) maintain(ctx context.Context) error {

@@ -24,6 +24,7 @@ import (
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/internal/token"
 )
 
 // Options are the knobs of Run.
@@ -90,6 +91,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		VALUES ($1, $2, '{*}', $3, 'relay dev')`, demoTenant, hooks.url(), secret); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
+	_, bearer, err := token.Store{DB: pool}.Create(ctx, token.RoleTenantWrite, demoTenant, "relay dev", time.Time{})
+	if err != nil {
+		return err
+	}
 	if err := backoffice.Migrate(ctx, pool); err != nil {
 		return err
 	}
@@ -102,7 +107,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.listener, err = listenNear(8080); err != nil {
 		return err
 	}
-	d.intro(cluster, url)
+	d.intro(url, bearer.Reveal())
 	return d.run(ctx)
 }
 
@@ -144,13 +149,14 @@ type demo struct {
 	latencies []time.Duration // belongs to narrate
 }
 
-func (d *demo) intro(c *pgcluster.Cluster, url string) {
+func (d *demo) intro(url, bearer string) {
 	psql := fmt.Sprintf("psql '%s'", url)
 	d.term.text(`
   database   %s
   relay      http://%s/metrics   /readyz   /status
+  tenant API http://%s/docs   (Authorization: Bearer %s)
   backoffice http://%s   (Authorization: Bearer %s)
-  receiver   %s   verifies every signature
+  receiver   %s   verifies every signature, with the secret %s
 
   Insert a row yourself, in another terminal, and watch it arrive here:
 
@@ -158,7 +164,7 @@ func (d *demo) intro(c *pgcluster.Cluster, url string) {
 
   Ctrl-C ends it and removes everything.
 
-`, url, d.relay.Addr(), d.listener.Addr(), demoToken, d.hooks.url(), psql, demoTenant)
+`, url, d.relay.Addr(), d.relay.Addr(), bearer, d.listener.Addr(), demoToken, d.hooks.url(), d.hooks.secret, psql, demoTenant)
 }
 
 // run ends with the first that fails, with ctx, or with the time that was asked

@@ -1,0 +1,228 @@
+package api
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// Prefix is where all paths of tenants begin.
+const Prefix = "/api/v1/tenant/webhooks"
+
+// DB is what the API needs of its pool.
+type DB interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+// Limits bound what callers may do. The zero value of a field takes the bound away.
+type Limits struct {
+	TokenRate        float64 // calls a second with one token; twice as many at once
+	AddressRate      float64 // and from one address
+	MaxSubscriptions int     // of one tenant
+}
+
+// Options are what New needs. All fields are required.
+type Options struct {
+	DB       DB // a pool of the API's own
+	Tokens   *token.Checker
+	Registry prometheus.Registerer
+	Log      *slog.Logger
+	Version  string
+	Limits   func() Limits          // asked at each call, for it may be reloaded
+	Catalog  func() *outbox.Catalog // and this
+	CheckURL func(string) error     // says what is wrong with a URL, for people
+	// Post sends a test event to a subscription's endpoint. Its error is of the subscription, not of the endpoint.
+	Post func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error)
+}
+
+// server is what the handlers share.
+type server struct {
+	Options
+	log     *slog.Logger
+	took    *prometheus.HistogramVec
+	cursors cursors
+	calls   *gauge   // calls at once
+	byToken *limiter // calls, by token
+	byAddr  *limiter // calls, by address
+	guesses *limiter // refused tokens, by address
+	tests   *limiter // test events, by tenant
+}
+
+// queryFiles holds every statement that this package runs.
+//
+//go:embed queries/*.sql
+var queryFiles embed.FS
+
+func query(name string) string {
+	b, err := queryFiles.ReadFile("queries/" + name + ".sql")
+	if err != nil {
+		panic(err) // the file is embedded
+	}
+	return string(b)
+}
+
+var (
+	sqlCursorKey     = query("cursor_key")
+	sqlSubscriptions = query("subscriptions")
+	sqlLock          = query("lock_subscription")
+	sqlQuota         = query("quota")
+	sqlMade          = query("made")
+	sqlRemember      = query("remember")
+	sqlForget        = query("forget")
+	sqlChange        = query("change")
+	sqlChanges       = query("changes")
+)
+
+const introduction = `Webhook subscriptions of a tenant, and their deliveries.
+
+Every call needs an ` + "`Authorization: Bearer TOKEN`" + ` header. What belongs to another tenant is answered as if it did not exist.
+Lists have ` + "`items`" + ` and ` + "`next_cursor`" + `, which is null on the last page. Times are RFC 3339 in UTC.
+Errors are ` + "`application/problem+json`" + ` (RFC 9457). A call that is refused with 429 or 503 says in ` + "`Retry-After`" + ` when to try again.`
+
+// API serves all paths under /api/, /openapi.json and /docs.
+type API struct {
+	http.Handler
+	server   *server
+	document *huma.OpenAPI
+}
+
+// New builds the API. It starts nothing.
+func New(o Options) (*API, error) {
+	s := &server{Options: o, log: o.Log, calls: newGauge(maxCalls),
+		byToken: newLimiter(), byAddr: newLimiter(), guesses: newLimiter(), tests: newLimiter(),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "relay_api_request_duration_seconds",
+			Help: "Time that calls of the API took, by operation and status.", Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}},
+			[]string{"operation", "code"})}
+	o.Registry.MustRegister(s.took)
+	mux := http.NewServeMux()
+	api := humago.New(mux, s.config())
+	s.subscriptionRoutes(api)
+	s.deliveryRoutes(api)
+	s.catalogRoutes(api)
+	s.changeRoutes(api)
+	document, err := json.MarshalIndent(api.OpenAPI(), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("write the OpenAPI document: %w", err)
+	}
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json;version=3.1")
+		_, _ = w.Write(document)
+	})
+	page, err := renderPage(api.OpenAPI())
+	if err != nil {
+		return nil, fmt.Errorf("write the page of the API: %w", err)
+	}
+	mux.HandleFunc("GET /docs", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", pageCSP)
+		_, _ = w.Write(page)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.unknown(w, r, mux) })
+	return &API{Handler: s.around(mux), server: s, document: api.OpenAPI()}, nil
+}
+
+func (s *server) config() huma.Config {
+	c := huma.DefaultConfig("relay", s.Version)
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", "" // served below, without the pages of other hosts
+	c.CreateHooks = nil                                   // no $schema in bodies
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": {Marshal: marshal, Unmarshal: unmarshal},
+		"json": {Marshal: marshal, Unmarshal: unmarshal}}
+	c.Info.Description = introduction
+	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	c.Servers = []*huma.Server{{URL: "/", Description: "This relay"}}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer",
+		Description: "A token that `relay token create` made."}}
+	c.Tags = []*huma.Tag{
+		{Name: "subscriptions", Description: "What is sent where."},
+		{Name: "deliveries", Description: "One event to one subscription, and what came of it."},
+		{Name: "events", Description: "The types of events, with their schemas."},
+		{Name: "changes", Description: "Who changed what through this API."},
+	}
+	c.Transformers = []huma.Transformer{func(ctx huma.Context, _ string, v any) (any, error) {
+		if p, ok := v.(*Problem); ok {
+			named := *p
+			named.RequestID = requestID(ctx.Context())
+			return &named, nil
+		}
+		return v, nil
+	}}
+	return c
+}
+
+func marshal(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// callTime bounds the work of one call, waiting for a connection included.
+const callTime = 15 * time.Second
+
+// register adds an operation. need is the role that its callers have at least.
+func register[I, O any](s *server, api huma.API, op huma.Operation, need token.Role, h func(context.Context, *caller, *I) (*O, error)) {
+	op.Path = Prefix + op.Path
+	op.Security = []map[string][]string{{"token": {}}}
+	op.MaxBodyBytes = maxBody
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	if need == token.RoleTenantWrite {
+		op.Errors = append(op.Errors, http.StatusForbidden)
+	}
+	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
+		began := time.Now()
+		s.authenticate(api, ctx, need, next)
+		s.took.WithLabelValues(op.OperationID, strconv.Itoa(ctx.Status())).Observe(time.Since(began).Seconds())
+	})
+	op.Metadata = map[string]any{"role": need}
+	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
+		c, ok := ctx.Value(callerKey{}).(*caller)
+		if !ok {
+			return nil, s.internal(ctx, op.OperationID, errors.New("no caller"))
+		}
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		out, err := h(ctx, c, in)
+		var p *Problem
+		if err != nil && !errors.As(err, &p) {
+			err = s.internal(ctx, op.OperationID, err)
+		}
+		return out, err
+	})
+}
+
+// passing tells whether an error is of the connection or of the time, so that a later call may fare better.
+func passing(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// Connection exceptions, out of resources, an operator's intervention, a lock that was not to be had.
+		switch pg.Code[:2] {
+		case "08", "53", "57":
+			return true
+		}
+		return pg.Code == "55P03" || pg.Code == "40001" || pg.Code == "40P01"
+	}
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || errors.Is(err, io.EOF) ||
+		errors.Is(err, io.ErrUnexpectedEOF)
+}

@@ -1,0 +1,73 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// Change is a change that was made through the API.
+type Change struct {
+	ID        uuid.UUID       `json:"id"`
+	At        time.Time       `json:"at"`
+	Actor     string          `json:"actor" doc:"Who made it." example:"token:01a21045-e54f-72f6-866b-2636175a6f62"`
+	Action    string          `json:"action" example:"subscription.update"`
+	Target    string          `json:"target" doc:"Id of what was changed."`
+	Before    json.RawMessage `json:"before" doc:"How it was; null: it was not there."`
+	After     json.RawMessage `json:"after" doc:"How it is since; null: it is gone."`
+	RequestID string          `json:"request_id"`
+}
+
+type changesOutput struct {
+	Body struct {
+		Items      []Change `json:"items" nullable:"false"`
+		NextCursor *string  `json:"next_cursor"`
+	}
+}
+
+func (s *server) changeRoutes(api huma.API) {
+	register(s, api, huma.Operation{OperationID: "listChanges", Method: http.MethodGet, Path: "/changes", Tags: []string{"changes"},
+		Summary: "List changes", Errors: []int{400, 422}, Description: "Newest first."}, token.RoleTenantRead,
+		func(ctx context.Context, c *caller, in *PageQuery) (*changesOutput, error) {
+			page, err := s.page(ctx, c, "changes", in)
+			if err != nil {
+				return nil, err
+			}
+			before := page.last
+			if before == uuid.Nil {
+				before = uuid.Max
+			}
+			list, err := s.store(c).changes(ctx, before, in.Limit+1)
+			if err != nil {
+				return nil, err
+			}
+			out := &changesOutput{}
+			if len(list) > in.Limit {
+				list = list[:in.Limit]
+				out.Body.NextCursor = page.next(list[len(list)-1].ID)
+			}
+			out.Body.Items = list
+			return out, nil
+		})
+}
+
+// changes returns what was changed of the tenant's before an id, newest first.
+func (s store) changes(ctx context.Context, before uuid.UUID, limit int) ([]Change, error) {
+	rows, err := s.db.Query(ctx, sqlChanges, s.caller.tenant, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Change, error) {
+		var c Change
+		err := row.Scan(&c.ID, &c.At, &c.Actor, &c.Action, &c.Target, &c.Before, &c.After, &c.RequestID)
+		c.At = c.At.UTC()
+		return c, err
+	})
+}

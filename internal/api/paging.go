@@ -1,0 +1,33 @@
+package api
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+)
+
+// page is where a list goes on.
+type page struct {
+	key   []byte
+	scope string
+	last  uuid.UUID // id that the page before ended with; uuid.Nil for the first page
+}
+
+// page reads the cursor of a call. of names the list with its filters: another one's cursor is refused.
+func (s *server) page(ctx context.Context, c *caller, of string, in *PageQuery) (*page, error) {
+	key, err := s.cursors.load(ctx, s.DB)
+	if err != nil {
+		return nil, err
+	}
+	p := &page{key: key, scope: c.tenant + "\x00" + of}
+	if in.Cursor != "" {
+		p.last, err = verify(key, p.scope, in.Cursor)
+	}
+	return p, err
+}
+
+// next is the cursor behind an id.
+func (p *page) next(last uuid.UUID) *string {
+	c := sign(p.key, p.scope, last)
+	return &c
+}

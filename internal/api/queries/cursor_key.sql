@@ -1,0 +1,1 @@
+SELECT key FROM relay.cursor_key

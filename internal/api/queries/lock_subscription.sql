@@ -1,0 +1,1 @@
+SELECT id FROM relay.subscriptions WHERE id = $1 AND tenant_id = $2 FOR UPDATE

@@ -1,0 +1,1 @@
+SELECT count(*) FROM relay.subscriptions WHERE tenant_id = $1

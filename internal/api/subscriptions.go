@@ -1,0 +1,476 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// Subscription is a subscription as its tenant sees it.
+type Subscription struct {
+	ID             uuid.UUID  `json:"id"`
+	TenantID       string     `json:"tenant_id"`
+	URL            string     `json:"url" doc:"Where events are posted."`
+	Event          *string    `json:"event,omitempty" doc:"The one entry of events, when there is just one."`
+	Events         []string   `json:"events" nullable:"false" doc:"Event types, patterns such as payment.*, or * for all."`
+	Description    string     `json:"description"`
+	Ordering       string     `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
+	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
+	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
+	DisabledReason *string    `json:"disabled_reason" doc:"Why it is not active."`
+	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
+	CreatedAt      time.Time  `json:"created_at"`
+	UpdatedAt      time.Time  `json:"updated_at"`
+}
+
+// Created is a subscription with what is said of it once.
+type Created struct {
+	Subscription
+	Secret   string   `json:"secret" doc:"Signs its webhooks. It is not shown again."`
+	Warnings []string `json:"warnings,omitempty" doc:"What may not be meant like this."`
+}
+
+// NewSubscription is what a subscription is made of.
+type NewSubscription struct {
+	URL         string   `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
+	Event       string   `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
+	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
+	Secret      string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
+	Description string   `json:"description,omitempty" maxLength:"1000"`
+	Ordering    string   `json:"ordering,omitempty" enum:"key,none" default:"key"`
+	OnDead      string   `json:"on_dead,omitempty" enum:"release,halt" default:"release"`
+	Active      *bool    `json:"active,omitempty" default:"true"`
+}
+
+// SubscriptionPatch changes what it has.
+type SubscriptionPatch struct {
+	URL         *string  `json:"url,omitempty" minLength:"1" maxLength:"2048"`
+	Event       *string  `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
+	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
+	Description *string  `json:"description,omitempty" maxLength:"1000"`
+	Ordering    *string  `json:"ordering,omitempty" enum:"key,none"`
+	OnDead      *string  `json:"on_dead,omitempty" enum:"release,halt"`
+	Active      *bool    `json:"active,omitempty"`
+}
+
+// TestResult is what an endpoint did with a test event.
+type TestResult struct {
+	Success        bool   `json:"success"`
+	StatusCode     *int   `json:"status_code" doc:"Null: there was no answer."`
+	Reason         string `json:"reason,omitempty" doc:"Why it failed, out of the same set as a delivery's."`
+	Detail         string `json:"detail,omitempty"`
+	DurationMicros int64  `json:"duration_us"`
+}
+
+type (
+	// SubscriptionPath names a subscription. It is exported for the library, which looks into no other embedded struct.
+	SubscriptionPath struct {
+		ID string `path:"id" maxLength:"64" doc:"Id of the subscription." example:"01a21045-e54f-72f6-866b-2636175a6f62"`
+	}
+	// PageQuery asks for a page of a list.
+	PageQuery struct {
+		Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Items of a page."`
+		Cursor string `query:"cursor" maxLength:"200" doc:"next_cursor of the page before."`
+	}
+	createInput struct {
+		Key     string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" patternDescription:"visible ASCII" doc:"A call that is repeated with the same key and body within a day makes nothing new, and has the same answer."`
+		Body    NewSubscription
+		RawBody []byte
+	}
+	patchInput struct {
+		SubscriptionPath
+		IfMatch string `header:"If-Match" maxLength:"200" doc:"ETag that it must have, so that no change of somebody else is undone."`
+		Body    SubscriptionPatch
+	}
+	deleteInput struct {
+		SubscriptionPath
+		IfMatch string `header:"If-Match" maxLength:"200" doc:"ETag that it must have."`
+	}
+	oneOutput struct {
+		ETag string `header:"ETag"`
+		Body Subscription
+	}
+	createOutput struct {
+		ETag     string `header:"ETag"`
+		Location string `header:"Location"`
+		Body     Created
+	}
+	listOutput struct {
+		Body struct {
+			Items      []Subscription `json:"items" nullable:"false"`
+			NextCursor *string        `json:"next_cursor"`
+		}
+	}
+	testOutput struct{ Body TestResult }
+	noOutput   struct{}
+)
+
+func (s *server) subscriptionRoutes(api huma.API) {
+	tags := []string{"subscriptions"}
+	register(s, api, huma.Operation{OperationID: "createSubscription", Method: http.MethodPost, Path: "/subscriptions", Tags: tags,
+		Summary: "Subscribe", DefaultStatus: http.StatusCreated, Errors: []int{409, 413, 415, 422},
+		Description: "Makes a subscription. Events committed from now on are sent to it."}, token.RoleTenantWrite, s.createSubscription)
+	register(s, api, huma.Operation{OperationID: "listSubscriptions", Method: http.MethodGet, Path: "/subscriptions", Tags: tags,
+		Summary: "List subscriptions", Errors: []int{400, 422}}, token.RoleTenantRead, s.listSubscriptions)
+	register(s, api, huma.Operation{OperationID: "getSubscription", Method: http.MethodGet, Path: "/subscriptions/{id}", Tags: tags,
+		Summary: "Show a subscription", Errors: []int{404}}, token.RoleTenantRead, s.getSubscription)
+	register(s, api, huma.Operation{OperationID: "updateSubscription", Method: http.MethodPatch, Path: "/subscriptions/{id}", Tags: tags,
+		Summary: "Change a subscription", Errors: []int{404, 412, 413, 415, 422},
+		Description: "Changes the fields that the body has. With If-Match, only if nobody else did meanwhile."}, token.RoleTenantWrite, s.patchSubscription)
+	register(s, api, huma.Operation{OperationID: "deleteSubscription", Method: http.MethodDelete, Path: "/subscriptions/{id}", Tags: tags,
+		Summary: "Unsubscribe", DefaultStatus: http.StatusNoContent, Errors: []int{404, 412},
+		Description: "Removes a subscription. What waits for it is cancelled."}, token.RoleTenantWrite, s.deleteSubscription)
+	register(s, api, huma.Operation{OperationID: "enableSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/enable", Tags: tags,
+		Summary: "Enable a subscription", Errors: []int{404},
+		Description: "Sends what was kept while it was disabled, slowly at first, and what comes."}, token.RoleTenantWrite,
+		func(ctx context.Context, c *caller, in *SubscriptionPath) (*oneOutput, error) {
+			return s.setActive(ctx, c, in.ID, true)
+		})
+	register(s, api, huma.Operation{OperationID: "disableSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/disable", Tags: tags,
+		Summary: "Disable a subscription", Errors: []int{404},
+		Description: "Sends nothing more to it. Its events are kept until it is enabled again."}, token.RoleTenantWrite,
+		func(ctx context.Context, c *caller, in *SubscriptionPath) (*oneOutput, error) {
+			return s.setActive(ctx, c, in.ID, false)
+		})
+	register(s, api, huma.Operation{OperationID: "testSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/test", Tags: tags,
+		Summary: "Send a test event", Errors: []int{404, 409},
+		Description: "Posts a signed event of type relay.test, on the way that deliveries take, and tells what came of it. Nothing is recorded."},
+		token.RoleTenantWrite, s.testSubscription)
+}
+
+func view(s *deliver.Subscription) Subscription {
+	v := Subscription{ID: s.ID, TenantID: s.TenantID, URL: s.URL, Events: s.Events, Description: s.Description, Ordering: s.Ordering,
+		OnDead: s.OnDead, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince),
+		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
+	if len(s.Events) == 1 {
+		v.Event = &s.Events[0]
+	}
+	return v
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+// etag names a state of a subscription.
+func etag(s *deliver.Subscription) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", s.ID, s.UpdatedAt.UnixMicro()))
+	return `"` + hex.EncodeToString(sum[:12]) + `"`
+}
+
+// matches tells whether a state is one that an If-Match header lets change (RFC 9110, 13.1.1).
+func matches(header string, s *deliver.Subscription) bool {
+	if header == "" {
+		return true
+	}
+	for part := range strings.SplitSeq(header, ",") {
+		if part = strings.TrimSpace(part); part == "*" || part == etag(s) {
+			return true
+		}
+	}
+	return false
+}
+
+var errChanged = newProblem(http.StatusPreconditionFailed, "Somebody has changed it since that ETag was read. Read it again.")
+
+func one(s *deliver.Subscription) *oneOutput { return &oneOutput{ETag: etag(s), Body: view(s)} }
+
+// events takes the patterns out of the two fields that may have them.
+func patterns(event string, events []string) ([]string, error) {
+	switch {
+	case event != "" && events != nil:
+		return nil, invalid("/event", "Give event or events, not both.")
+	case event != "":
+		if err := deliver.CheckPattern(event); err != nil {
+			return nil, invalid("/event", patternHelp)
+		}
+		return []string{event}, nil
+	case len(events) == 0:
+		return nil, invalid("/event", "An event is needed: "+patternHelp)
+	}
+	for i, p := range events {
+		if err := deliver.CheckPattern(p); err != nil {
+			return nil, invalid(fmt.Sprintf("/events/%d", i), patternHelp)
+		}
+		if slices.Contains(events[:i], p) {
+			return nil, invalid(fmt.Sprintf("/events/%d", i), "It stands in the list already.")
+		}
+	}
+	return events, nil
+}
+
+const patternHelp = "Expected a name such as payment.received, a pattern such as payment.*, or *."
+
+// checkRules tells what is wrong with a subscription as it would be, out of what its fields cannot tell by themselves.
+func (s *server) checkRules(sub *deliver.Subscription) error {
+	if err := s.CheckURL(sub.URL); err != nil {
+		return invalid("/url", sentence(err.Error()))
+	}
+	if sub.OnDead == deliver.OnDeadHalt && sub.Ordering == deliver.OrderingNone {
+		return invalid("/on_dead", "Without order nothing waits behind a delivery that was given up: halt needs ordering key.")
+	}
+	if strings.ContainsFunc(sub.Description, func(r rune) bool { return r == 0 }) {
+		return invalid("/description", "It has a NUL character.")
+	}
+	return nil
+}
+
+// warnings say what is allowed and may not be meant.
+func (s *server) warnings(sub *deliver.Subscription) []string {
+	var out []string
+	types := s.Catalog().Types()
+	for _, p := range sub.Events {
+		one := deliver.Subscription{Events: []string{p}}
+		known := false
+		for i := range types {
+			known = known || one.Matches(types[i].Name)
+		}
+		if !known {
+			out = append(out, fmt.Sprintf("No event type of the catalog matches %q.", p))
+		}
+	}
+	if key, err := signature.Key(sub.Secret.Reveal()); err == nil && len(key) < minKey {
+		out = append(out, fmt.Sprintf("The secret's key has %d bytes. Standard Webhooks asks for %d to 64.", len(key), minKey))
+	}
+	return out
+}
+
+// minKey is the shortest key, in bytes, that the specification of Standard Webhooks allows.
+const minKey = 24
+
+func (s *server) createSubscription(ctx context.Context, c *caller, in *createInput) (*createOutput, error) {
+	const operation = "createSubscription"
+	b := &in.Body
+	events, err := patterns(b.Event, b.Events)
+	if err != nil {
+		return nil, err
+	}
+	key := b.Secret
+	if key == "" {
+		key = signature.NewSecret()
+	}
+	if _, err := signature.NewSigner(key); err != nil {
+		return nil, invalid("/secret", sentence(err.Error()))
+	}
+	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)
+	sub.Description, sub.Ordering, sub.OnDead = b.Description, b.Ordering, b.OnDead
+	if err := s.checkRules(sub); err != nil {
+		return nil, err
+	}
+	body := sha256.Sum256(in.RawBody)
+	err = s.store(c).write(ctx, func(w *change) error {
+		n, err := w.count(ctx)
+		if err != nil {
+			return err
+		}
+		made, err := w.made(ctx, operation, in.Key, body)
+		if err != nil {
+			return err
+		}
+		if made != uuid.Nil {
+			if sub, err = w.list().Get(ctx, made); errors.Is(err, deliver.ErrNotFound) {
+				return newProblem(http.StatusConflict, "What this Idempotency-Key made was deleted since. Use a new key.")
+			}
+			return err
+		}
+		if most := s.Limits().MaxSubscriptions; most > 0 && n >= most {
+			return newProblem(http.StatusConflict, fmt.Sprintf("A tenant may have %d subscriptions. Delete one first.", most))
+		}
+		if err := w.list().Add(ctx, sub); err != nil {
+			return err
+		}
+		if b.Active != nil && !*b.Active {
+			if err := w.list().SetActive(ctx, sub.ID, false, byTenant); err != nil {
+				return err
+			}
+			if sub, err = w.list().Get(ctx, sub.ID); err != nil {
+				return err
+			}
+		}
+		if err := w.note(ctx, "subscription.create", sub.ID, nil, view(sub)); err != nil {
+			return err
+		}
+		return w.remember(ctx, operation, in.Key, body, sub.ID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &createOutput{ETag: etag(sub), Location: Prefix + "/subscriptions/" + sub.ID.String(),
+		Body: Created{view(sub), sub.Secret.Reveal(), s.warnings(sub)}}, nil
+}
+
+// byTenant is the reason of a subscription that its tenant disabled.
+const byTenant = "disabled by its tenant"
+
+func (s *server) listSubscriptions(ctx context.Context, c *caller, in *PageQuery) (*listOutput, error) {
+	page, err := s.page(ctx, c, "subscriptions", in)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.store(c).subscriptions(ctx, page.last, in.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	out := &listOutput{}
+	if len(list) > in.Limit {
+		list = list[:in.Limit]
+		out.Body.NextCursor = page.next(list[len(list)-1].ID)
+	}
+	out.Body.Items = make([]Subscription, len(list))
+	for i := range list {
+		out.Body.Items[i] = view(&list[i])
+	}
+	return out, nil
+}
+
+func (s *server) getSubscription(ctx context.Context, c *caller, in *SubscriptionPath) (*oneOutput, error) {
+	sub, err := s.store(c).subscription(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return one(sub), nil
+}
+
+func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInput) (*oneOutput, error) {
+	b := &in.Body
+	var events []string
+	if b.Event != nil || b.Events != nil {
+		var err error
+		if events, err = patterns(deref(b.Event), b.Events); err != nil {
+			return nil, err
+		}
+	}
+	var sub *deliver.Subscription
+	err := s.store(c).write(ctx, func(w *change) error {
+		var err error
+		if sub, err = w.subscription(ctx, in.ID); err != nil {
+			return err
+		}
+		if !matches(in.IfMatch, sub) {
+			return errChanged
+		}
+		before := view(sub)
+		set(&sub.URL, b.URL)
+		set(&sub.Description, b.Description)
+		set(&sub.Ordering, b.Ordering)
+		set(&sub.OnDead, b.OnDead)
+		if events != nil {
+			sub.Events = events
+		}
+		if err := s.checkRules(sub); err != nil {
+			return err
+		}
+		if err := w.list().Update(ctx, sub); err != nil {
+			return err
+		}
+		if b.Active != nil && *b.Active != sub.Active {
+			if err := w.list().SetActive(ctx, sub.ID, *b.Active, byTenant); err != nil {
+				return err
+			}
+		}
+		if sub, err = w.list().Get(ctx, sub.ID); err != nil {
+			return err
+		}
+		return w.note(ctx, "subscription.update", sub.ID, before, view(sub))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return one(sub), nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func (s *server) deleteSubscription(ctx context.Context, c *caller, in *deleteInput) (*noOutput, error) {
+	err := s.store(c).write(ctx, func(w *change) error {
+		sub, err := w.subscription(ctx, in.ID)
+		if err != nil {
+			return err
+		}
+		if !matches(in.IfMatch, sub) {
+			return errChanged
+		}
+		if err := w.list().Remove(ctx, sub.ID); err != nil {
+			return err
+		}
+		return w.note(ctx, "subscription.delete", sub.ID, view(sub), nil)
+	})
+	return nil, err
+}
+
+func (s *server) setActive(ctx context.Context, c *caller, id string, active bool) (*oneOutput, error) {
+	action := "subscription.disable"
+	if active {
+		action = "subscription.enable"
+	}
+	var sub *deliver.Subscription
+	err := s.store(c).write(ctx, func(w *change) error {
+		var err error
+		if sub, err = w.subscription(ctx, id); err != nil || sub.Active == active {
+			return err
+		}
+		before := view(sub)
+		if err := w.list().SetActive(ctx, sub.ID, active, byTenant); err != nil {
+			return err
+		}
+		if sub, err = w.list().Get(ctx, sub.ID); err != nil {
+			return err
+		}
+		return w.note(ctx, action, sub.ID, before, view(sub))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return one(sub), nil
+}
+
+// testRate is how many test events a second a tenant may have sent.
+const testRate = 1
+
+func (s *server) testSubscription(ctx context.Context, c *caller, in *SubscriptionPath) (*testOutput, error) {
+	sub, err := s.store(c).subscription(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if wait, ok := s.tests.take(c.tenant, testRate); !ok {
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "Too many test events."),
+			http.Header{"Retry-After": {retryAfter(wait)}})
+	}
+	out, err := s.Post(ctx, sub)
+	if err != nil {
+		return nil, newProblem(http.StatusConflict, sentence(err.Error()))
+	}
+	r := TestResult{Success: out.Success(), Reason: string(out.Reason), Detail: out.Detail, DurationMicros: out.Duration.Microseconds()}
+	if out.StatusCode != 0 {
+		r.StatusCode = &out.StatusCode
+	}
+	return &testOutput{Body: r}, nil
+}

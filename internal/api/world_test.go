@@ -1,0 +1,248 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// world is an API over a database of its own.
+type world struct {
+	t    *testing.T
+	db   *pgxpool.Pool
+	api  *API
+	base string
+	logs *lockedBuffer
+
+	mu     sync.Mutex
+	limits Limits
+	post   func(*deliver.Subscription) (deliver.Outcome, error)
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	url := pgtest.NewDatabase(t)
+	if _, err := migrate.Up(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	w := &world{t: t, db: db, logs: &lockedBuffer{}, limits: Limits{MaxSubscriptions: 100}}
+	catalog, err := outbox.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.api, err = New(Options{DB: db, Tokens: token.NewChecker(db), Registry: prometheus.NewRegistry(), Version: "test",
+		Log: slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Limits: func() Limits {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.limits
+		},
+		Catalog: func() *outbox.Catalog { return catalog },
+		CheckURL: func(url string) error {
+			if !strings.HasPrefix(url, "https://") || strings.Contains(url, "localhost") {
+				return errors.New("webhook URL: it must begin with https://, and lead to a public address")
+			}
+			return nil
+		},
+		Post: func(_ context.Context, s *deliver.Subscription) (deliver.Outcome, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.post == nil {
+				return deliver.Outcome{StatusCode: 200, Duration: time.Millisecond}, nil
+			}
+			return w.post(s)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(w.api)
+	t.Cleanup(server.Close)
+	w.base = server.URL
+	return w
+}
+
+func (w *world) limit(l Limits) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limits = l
+}
+
+func (w *world) token(role token.Role, tenant string) string {
+	w.t.Helper()
+	_, text, err := token.Store{DB: w.db}.Create(w.t.Context(), role, tenant, "", time.Time{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return text.Reveal()
+}
+
+// answer is what a call got.
+type answer struct {
+	Status int
+	Header http.Header
+	Text   string
+}
+
+// into decodes the body.
+func (a answer) into(t *testing.T, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.Text), v); err != nil {
+		t.Fatalf("%v in %.300s", err, a.Text)
+	}
+}
+
+// problem decodes the body, and checks what all problems have.
+func (a answer) problem(t *testing.T) Problem {
+	t.Helper()
+	var p Problem
+	if got := a.Header.Get("Content-Type"); got != "application/problem+json" {
+		t.Fatalf("Content-Type %q of status %d: %.300s", got, a.Status, a.Text)
+	}
+	a.into(t, &p)
+	if p.Status != a.Status || p.Title == "" || p.RequestID == "" || p.RequestID != a.Header.Get("X-Request-Id") ||
+		!strings.HasPrefix(p.Type, "/docs#") {
+		t.Errorf("problem %+v of status %d, request id %s", p, a.Status, a.Header.Get("X-Request-Id"))
+	}
+	return p
+}
+
+type header [2]string
+
+// call makes a call of a path below Prefix; body is text, or anything that becomes JSON, or nil.
+func (w *world) call(method, path, bearer string, body any, headers ...header) answer {
+	w.t.Helper()
+	if !strings.HasPrefix(path, "//") {
+		path = Prefix + path
+	} else {
+		path = path[1:]
+	}
+	var content io.Reader
+	if body != nil {
+		text, ok := body.(string)
+		if !ok {
+			b, err := json.Marshal(body)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			text = string(b)
+		}
+		content = strings.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(w.t.Context(), method, w.base+path, content)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
+		req.Header.Set(h[0], h[1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(b)}
+}
+
+// subscribe makes a subscription through the API.
+func (w *world) subscribe(bearer string) Created {
+	w.t.Helper()
+	a := w.call("POST", "/subscriptions", bearer, map[string]any{"url": "https://hooks.example.com/x", "event": "payment.received"})
+	if a.Status != http.StatusCreated {
+		w.t.Fatalf("status %d: %s", a.Status, a.Text)
+	}
+	var c Created
+	a.into(w.t, &c)
+	return c
+}
+
+// idOf is an id as deliveries have them, committed at t.
+func idOf(t time.Time, n byte) uuid.UUID {
+	id := uuid.UUID{6: 0x70, 8: 0x80, 15: n}
+	ms := t.UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id
+}
+
+// ended writes a delivery that has ended.
+func (w *world) ended(tenant string, sub uuid.UUID, at time.Time, n byte, status, event, aggregate string) uuid.UUID {
+	w.t.Helper()
+	id := idOf(at, n)
+	if _, err := w.db.Exec(w.t.Context(), `INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type,
+		aggregate_type, aggregate_id, commit_lsn, row_index, status, attempts, last_status, duration_us, ended_at)
+		VALUES ($1, $2, $3, $4, $5, $6, 'payment', $7, '0/100', $8, $9, 1, 200, 1500, $2)`,
+		id, at, tenant, sub, uuid.New(), event, aggregate, int(n), status); err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// parked writes a delivery that waits.
+func (w *world) parked(tenant string, sub uuid.UUID, at time.Time, n byte) uuid.UUID {
+	w.t.Helper()
+	id, event := idOf(at, n), uuid.New()
+	if _, err := w.db.Exec(w.t.Context(), `INSERT INTO relay.bodies (commit_lsn, event_id, tenant_id, event_type, aggregate_type, aggregate_id,
+		committed_at, body) VALUES ('0/200', $1, $2, 'payment.received', 'payment', 'inv_9', $3, '{"data":{"amount":1500.00}}')`, event, tenant, at); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.db.Exec(w.t.Context(), `INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, attempts,
+		next_attempt_at, last_error, last_status, history, created_at) VALUES ($1, '0/200', $2, $3, $4, 1, 1, now() + interval '1 hour',
+		'http_5xx: 503 Service Unavailable', 503, $5, $6)`, sub, int(n), event, id,
+		`[{"n":1,"at":"2026-01-31T15:04:05Z","duration_ms":12,"phases_us":{"connect":300},"status":503,"reason":"http_5xx","detail":"503 Service Unavailable","answer":"INSIDE","address":"10.0.0.7:443"}]`,
+		at); err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}

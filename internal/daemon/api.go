@@ -1,0 +1,154 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outbox-relay/relay/internal/api"
+	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/ops"
+	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// newAPIPool returns the pool of the tenants' API, apart from the relay's own: however many call, recording has its
+// connections, and no statement of theirs runs for long.
+func newAPIPool(c *Settings) (*pgxpool.Pool, error) {
+	cfg, err := poolConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = int32(c.API.MaxConnections) //nolint:gosec // validated
+	p := cfg.ConnConfig.RuntimeParams
+	p["application_name"] = "relay-api"
+	p["statement_timeout"] = "10s"
+	p["idle_in_transaction_session_timeout"] = "30s"
+	p["lock_timeout"] = "5s"
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool of the API: %w", err)
+	}
+	return pool, nil
+}
+
+// newServer opens what the relay listens on.
+func (d *Daemon) newServer() (*ops.Server, error) {
+	c := d.cfg()
+	catalog, err := outbox.NewCatalog(c.Catalog.Files...)
+	if err != nil {
+		return nil, err
+	}
+	d.catalog.Store(catalog)
+	tenants, err := api.New(api.Options{
+		DB: d.apiPool, Tokens: token.NewChecker(d.apiPool), Registry: d.registry, Log: d.log, Version: d.opts.Version,
+		Limits: func() api.Limits {
+			c := d.cfg().API
+			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions}
+		},
+		Catalog: d.catalog.Load,
+		CheckURL: func(url string) error {
+			_, err := d.policy.CheckURL(url)
+			return err
+		},
+		Post: func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error) {
+			return PostTest(ctx, d.policy, d.sink(), s)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	secured, err := serverTLS(c.HTTP.TLSCert, c.HTTP.TLSKey)
+	if err != nil {
+		return nil, err
+	}
+	return ops.NewServer(ops.Options{Listen: c.HTTP.Listen, OpsListen: c.HTTP.OpsListen, TLS: secured, API: tenants,
+		Guard: tenants.ForOperators, Gatherer: d.registry, Log: d.log, Ready: d.ready, Status: func() any { return d.Status() }})
+}
+
+// PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take. Its error is
+// of the subscription, and is for its tenant to read; what the endpoint did is in the outcome.
+func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription) (deliver.Outcome, error) {
+	u, err := policy.CheckURL(s.URL)
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	signer, err := signature.NewSigner(s.Secret.Reveal())
+	if err != nil {
+		return deliver.Outcome{}, fmt.Errorf("secret of subscription %s: %w", s.ID, err)
+	}
+	id := uuid.Must(uuid.NewV7())
+	payload, err := json.Marshal(map[string]string{"message": "a test event: it says nothing of your business"})
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	event := outbox.Event{ID: id, TenantID: s.TenantID, Type: "relay.test", CreatedAt: time.Now(), Payload: payload}
+	return sink.Attempt(ctx, &deliver.Request{URL: u, Signer: signer, EventID: id.String(),
+		EventType: event.Type, Body: event.Body(), Attempt: 1}), nil
+}
+
+// certLook is how often a handshake looks whether the certificate's files have changed.
+const certLook = 5 * time.Second
+
+// certificate is a certificate that is read again when its files change. One that cannot be read leaves the old one in use.
+type certificate struct {
+	cert, key string
+	every     time.Duration // how often it looks
+
+	mu       sync.Mutex
+	loaded   *tls.Certificate
+	modified [2]time.Time
+	looked   time.Time
+}
+
+// serverTLS returns what a listener speaks TLS with; nil when neither file is given.
+func serverTLS(cert, key string) (*tls.Config, error) {
+	switch {
+	case cert == "" && key == "":
+		return nil, nil
+	case cert == "" || key == "":
+		return nil, errors.New("http.tls_cert and http.tls_key: one is no use without the other")
+	}
+	c := &certificate{cert: cert, key: key, every: certLook}
+	if _, err := c.get(nil); err != nil {
+		return nil, fmt.Errorf("http.tls_cert: %w", err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"http/1.1"}}, nil
+}
+
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.loaded != nil && now.Sub(c.looked) < c.every {
+		return c.loaded, nil
+	}
+	c.looked = now
+	var modified [2]time.Time
+	for i, path := range []string{c.cert, c.key} {
+		if info, err := os.Stat(path); err == nil {
+			modified[i] = info.ModTime()
+		}
+	}
+	if c.loaded != nil && modified == c.modified {
+		return c.loaded, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	switch {
+	case err == nil:
+		c.loaded, c.modified = &pair, modified
+	case c.loaded == nil:
+		return nil, err
+	}
+	return c.loaded, nil
+}

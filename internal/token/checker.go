@@ -1,0 +1,89 @@
+package token
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// CacheFor is how long a token that was found good is taken without asking the database: the longest time until a
+// revocation holds.
+const CacheFor = 2 * time.Second
+
+// maxCached bounds the tokens in memory. Beyond it all are asked for again.
+const maxCached = 10_000
+
+// Checker tells whose a token is. It is safe for concurrent use.
+type Checker struct {
+	db  DB
+	now func() time.Time
+
+	mu    sync.Mutex
+	known map[string]known // by lookup
+}
+
+// known is a token that was good when it was read.
+type known struct {
+	hash [sha256.Size]byte
+	Token
+	readAt time.Time
+}
+
+// NewChecker returns a Checker over a database.
+func NewChecker(db DB) *Checker {
+	return &Checker{db: db, now: time.Now, known: make(map[string]known)}
+}
+
+// Known tells whose a token is, without the database: false says that only Check can tell.
+func (c *Checker) Known(text string) (*Token, bool) {
+	lookup, hash, err := parse(text)
+	if err != nil {
+		return nil, false
+	}
+	now := c.now()
+	c.mu.Lock()
+	k, ok := c.known[lookup]
+	c.mu.Unlock()
+	if !ok || now.Sub(k.readAt) >= CacheFor || subtle.ConstantTimeCompare(k.hash[:], hash[:]) != 1 ||
+		k.ExpiresAt != nil && !now.Before(*k.ExpiresAt) {
+		return nil, false
+	}
+	return &k.Token, true
+}
+
+// Check tells whose a token is. Its errors are ErrMalformed, ErrRefused, or of the database.
+func (c *Checker) Check(ctx context.Context, text string) (*Token, error) {
+	if t, ok := c.Known(text); ok {
+		return t, nil
+	}
+	lookup, hash, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	began := c.now()
+	var kept []byte
+	var t Token
+	err = c.db.QueryRow(ctx, sqlUse, lookup).Scan(&kept, &t.ID, &t.Role, &t.TenantID, &t.Description, &t.CreatedAt, &t.ExpiresAt,
+		&t.RevokedAt, &t.LastUsedAt)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, ErrRefused
+	case err != nil:
+		return nil, fmt.Errorf("look up token: %w", err)
+	case subtle.ConstantTimeCompare(kept, hash[:]) != 1:
+		return nil, ErrRefused
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxCached {
+		clear(c.known)
+	}
+	c.known[lookup] = known{hash: hash, Token: t, readAt: began}
+	return &t, nil
+}
