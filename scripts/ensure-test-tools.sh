@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), curl and openssl (the
-# README's lines), and node with the published Standard Webhooks verifier (it checks our signatures). Installs packages
-# when it may, else says what to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes
+# README's lines), and node with the published Standard Webhooks verifier (it checks our signatures) and the tools that
+# check our OpenAPI document. Installs packages when it may, else says what to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes
 # nothing into this tree, so that several may run at once.
 set -eu
 cd "$(dirname "$0")/.."

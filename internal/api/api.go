@@ -121,9 +121,9 @@ func New(o Options) (*API, error) {
 	s.deliveryRoutes(api)
 	s.catalogRoutes(api)
 	s.changeRoutes(api)
-	document, err := json.MarshalIndent(api.OpenAPI(), "", "  ")
+	document, err := writeDocument(api.OpenAPI())
 	if err != nil {
-		return nil, fmt.Errorf("write the OpenAPI document: %w", err)
+		return nil, err
 	}
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json;version=3.1")
@@ -142,6 +142,23 @@ func New(o Options) (*API, error) {
 	return &API{Handler: s.around(mux), server: s, document: api.OpenAPI()}, nil
 }
 
+func writeDocument(d *huma.OpenAPI) ([]byte, error) {
+	text, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("write the OpenAPI document: %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// Document returns the OpenAPI document of this version, which /openapi.json serves.
+func Document(version string) ([]byte, error) {
+	a, err := New(Options{Version: version, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	return writeDocument(a.document)
+}
+
 func (s *server) config() huma.Config {
 	c := huma.DefaultConfig("relay", s.Version)
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", "" // served below, without the pages of other hosts
@@ -150,6 +167,7 @@ func (s *server) config() huma.Config {
 	c.Formats = map[string]huma.Format{"application/json": {Marshal: marshal, Unmarshal: unmarshal},
 		"json": {Marshal: marshal, Unmarshal: unmarshal}}
 	c.Info.Description = introduction
+	c.Info.Contact = &huma.Contact{Name: "relay", URL: "https://github.com/outbox-relay/relay"}
 	c.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
 	c.Servers = []*huma.Server{{URL: "/", Description: "This relay"}}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer",

@@ -35,7 +35,7 @@ type (
 func (s *server) catalogRoutes(api huma.API) {
 	tags := []string{"events"}
 	register(s, api, huma.Operation{OperationID: "listEventTypes", Method: http.MethodGet, Path: "/events", Tags: tags,
-		Summary: "List the types of events"}, token.RoleTenantRead,
+		Summary: "List the types of events", Description: "The whole catalog, with JSON Schemas and examples."}, token.RoleTenantRead,
 		func(context.Context, *caller, *struct{}) (*typesOutput, error) {
 			out := &typesOutput{}
 			types := s.Catalog().Types()
@@ -46,7 +46,7 @@ func (s *server) catalogRoutes(api huma.API) {
 			return out, nil
 		})
 	register(s, api, huma.Operation{OperationID: "getEventType", Method: http.MethodGet, Path: "/events/{type}", Tags: tags,
-		Summary: "Show a type of event", Errors: []int{404}}, token.RoleTenantRead,
+		Summary: "Show a type of event", Description: "With the JSON Schema of its data.", Errors: []int{404}}, token.RoleTenantRead,
 		func(_ context.Context, _ *caller, in *typeInput) (*typeOutput, error) {
 			t, ok := s.Catalog().Lookup(in.Type)
 			if !ok {

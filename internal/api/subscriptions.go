@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -50,9 +51,9 @@ type NewSubscription struct {
 	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
 	Secret      string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
 	Description string   `json:"description,omitempty" maxLength:"1000"`
-	Ordering    string   `json:"ordering,omitempty" enum:"key,none" default:"key"`
-	OnDead      string   `json:"on_dead,omitempty" enum:"release,halt" default:"release"`
-	Active      *bool    `json:"active,omitempty" default:"true"`
+	Ordering    string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
+	OnDead      string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
+	Active      *bool    `json:"active,omitempty" doc:"true, if not given."`
 }
 
 // SubscriptionPatch changes what it has.
@@ -86,7 +87,7 @@ type (
 		Cursor string `query:"cursor" maxLength:"200" doc:"next_cursor of the page before."`
 	}
 	createInput struct {
-		Key     string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" patternDescription:"visible ASCII" doc:"A call that is repeated with the same key and body within a day makes nothing new, and has the same answer."`
+		Key     string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" doc:"A call that is repeated with the same key and body within a day makes nothing new, and has the same answer."`
 		Body    NewSubscription
 		RawBody []byte
 	}
@@ -124,9 +125,9 @@ func (s *server) subscriptionRoutes(api huma.API) {
 		Summary: "Subscribe", DefaultStatus: http.StatusCreated, Errors: []int{409, 413, 415, 422},
 		Description: "Makes a subscription. Events committed from now on are sent to it."}, token.RoleTenantWrite, s.createSubscription)
 	register(s, api, huma.Operation{OperationID: "listSubscriptions", Method: http.MethodGet, Path: "/subscriptions", Tags: tags,
-		Summary: "List subscriptions", Errors: []int{400, 422}}, token.RoleTenantRead, s.listSubscriptions)
+		Summary: "List subscriptions", Description: "Oldest first.", Errors: []int{400, 422}}, token.RoleTenantRead, s.listSubscriptions)
 	register(s, api, huma.Operation{OperationID: "getSubscription", Method: http.MethodGet, Path: "/subscriptions/{id}", Tags: tags,
-		Summary: "Show a subscription", Errors: []int{404}}, token.RoleTenantRead, s.getSubscription)
+		Summary: "Show a subscription", Description: "Its ETag is what an update can ask for.", Errors: []int{404}}, token.RoleTenantRead, s.getSubscription)
 	register(s, api, huma.Operation{OperationID: "updateSubscription", Method: http.MethodPatch, Path: "/subscriptions/{id}", Tags: tags,
 		Summary: "Change a subscription", Errors: []int{404, 412, 413, 415, 422},
 		Description: "Changes the fields that the body has. With If-Match, only if nobody else did meanwhile."}, token.RoleTenantWrite, s.patchSubscription)
@@ -270,7 +271,8 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		return nil, invalid("/secret", sentence(err.Error()))
 	}
 	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)
-	sub.Description, sub.Ordering, sub.OnDead = b.Description, b.Ordering, b.OnDead
+	sub.Description = b.Description
+	sub.Ordering, sub.OnDead = cmp.Or(b.Ordering, sub.Ordering), cmp.Or(b.OnDead, sub.OnDead)
 	if err := s.checkRules(sub); err != nil {
 		return nil, err
 	}
