@@ -40,6 +40,7 @@ type Limits struct {
 	TokenRate        float64 // calls a second with one token; twice as many at once
 	AddressRate      float64 // and from one address
 	MaxSubscriptions int     // of one tenant
+	MaxReplay        int     // rows of one replay
 }
 
 // Options are what New needs. All fields are required.
@@ -54,6 +55,10 @@ type Options struct {
 	CheckURL func(string) error     // says what is wrong with a URL, for people
 	// Post sends a test event to a subscription's endpoint. Its error is of the subscription, not of the endpoint.
 	Post func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error)
+	// CountReplay tells how many retained rows a replay would send, by type of event.
+	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
+	// ReplayRate is how many rows a second a replay begins.
+	ReplayRate func() int
 }
 
 // server is what the handlers share.
@@ -92,6 +97,10 @@ var (
 	sqlForget        = query("forget")
 	sqlChange        = query("change")
 	sqlChanges       = query("changes")
+	sqlReplays       = query("replays")
+	sqlReplayID      = query("replay_id")
+	sqlStatistics    = query("statistics")
+	sqlBacklog       = query("backlog")
 )
 
 const introduction = `Webhook subscriptions of a tenant, and their deliveries.
@@ -119,6 +128,7 @@ func New(o Options) (*API, error) {
 	api := humago.New(mux, s.config())
 	s.subscriptionRoutes(api)
 	s.deliveryRoutes(api)
+	s.replayRoutes(api)
 	s.catalogRoutes(api)
 	s.changeRoutes(api)
 	document, err := writeDocument(api.OpenAPI())
@@ -175,6 +185,7 @@ func (s *server) config() huma.Config {
 	c.Tags = []*huma.Tag{
 		{Name: "subscriptions", Description: "What is sent where."},
 		{Name: "deliveries", Description: "One event to one subscription, and what came of it."},
+		{Name: "replays", Description: "Retained events that are sent again, or for the first time to a new subscription."},
 		{Name: "events", Description: "The types of events, with their schemas."},
 		{Name: "changes", Description: "Who changed what through this API."},
 	}

@@ -40,11 +40,7 @@ func (s *server) changeRoutes(api huma.API) {
 			if err != nil {
 				return nil, err
 			}
-			before := page.last
-			if before == uuid.Nil {
-				before = uuid.Max
-			}
-			list, err := s.store(c).changes(ctx, before, in.Limit+1)
+			list, err := s.store(c).changes(ctx, page.before(), in.Limit+1)
 			if err != nil {
 				return nil, err
 			}

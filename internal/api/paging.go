@@ -26,6 +26,14 @@ func (s *server) page(ctx context.Context, c *caller, of string, in *PageQuery) 
 	return p, err
 }
 
+// before is last for lists that go down: the highest id for the first page.
+func (p *page) before() uuid.UUID {
+	if p.last == uuid.Nil {
+		return uuid.Max
+	}
+	return p.last
+}
+
 // next is the cursor behind an id.
 func (p *page) next(last uuid.UUID) *string {
 	c := sign(p.key, p.scope, last)

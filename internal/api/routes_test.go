@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
@@ -41,12 +43,14 @@ func (w *world) routes() []route {
 // sample is what the tests know of an operation.
 type sample struct {
 	writes bool
-	kind   string // of the id in the path: "", subscription, delivery or type
-	body   string // a good one; "" when there is none
+	kind   string // of the id in the path: "", subscription, delivery, replay or type
+	body   string // a good one; "" when there is none. SUBSCRIPTION in it stands for the id of one
 	status int    // of a good call
 }
 
 var samples = map[string]sample{
+	"cancelReplay":        {writes: true, kind: "replay", status: 202},
+	"createReplay":        {writes: true, body: `{"subscription_id":"SUBSCRIPTION","from":"2026-01-31T15:04:05Z"}`, status: 202},
 	"createSubscription":  {writes: true, body: `{"url":"https://hooks.example.com/x","event":"payment.received"}`, status: 201},
 	"deleteSubscription":  {writes: true, kind: "subscription", status: 204},
 	"disableSubscription": {writes: true, kind: "subscription", status: 200},
@@ -54,9 +58,12 @@ var samples = map[string]sample{
 	"getDelivery":         {kind: "delivery", status: 200},
 	"getEventType":        {kind: "type", status: 200},
 	"getSubscription":     {kind: "subscription", status: 200},
+	"getReplay":           {kind: "replay", status: 200},
+	"getStatistics":       {kind: "subscription", status: 200},
 	"listChanges":         {status: 200},
 	"listDeliveries":      {status: 200},
 	"listEventTypes":      {status: 200},
+	"listReplays":         {status: 200},
 	"listSubscriptions":   {status: 200},
 	"retryDelivery":       {writes: true, kind: "delivery", status: 202},
 	"testSubscription":    {writes: true, kind: "subscription", status: 200},
@@ -67,7 +74,9 @@ var samples = map[string]sample{
 func (w *world) things(bearer, tenant string) map[string]string {
 	w.t.Helper()
 	c := w.subscribe(bearer)
-	return map[string]string{"subscription": c.ID.String(), "delivery": w.parked(tenant, c.ID, time.Now(), 7).String(), "type": "payment.received"}
+	other := w.subscribe(bearer) // one replay may run for a subscription
+	return map[string]string{"subscription": c.ID.String(), "delivery": w.parked(tenant, c.ID, time.Now(), 7).String(),
+		"replay": w.replaying(tenant, other.ID).String(), "type": "payment.received"}
 }
 
 func (r route) with(t *testing.T, ids map[string]string) string {
@@ -86,11 +95,11 @@ func (r route) with(t *testing.T, ids map[string]string) string {
 	return r.path[:open] + ids[s.kind] + r.path[end+1:]
 }
 
-func (s sample) content() any {
+func (s sample) content(ids map[string]string) any {
 	if s.body == "" {
 		return nil
 	}
-	return s.body
+	return strings.ReplaceAll(s.body, "SUBSCRIPTION", ids["subscription"])
 }
 
 func TestRoutes_ServeTheirTenant(t *testing.T) {
@@ -100,15 +109,16 @@ func TestRoutes_ServeTheirTenant(t *testing.T) {
 	seen := 0
 	for _, r := range w.routes() {
 		s := samples[r.op.OperationID]
-		path := r.with(t, w.things(acme, "acme")) // own ones, for one of the calls deletes them
+		ids := w.things(acme, "acme") // own ones, for one of the calls deletes them
+		path := r.with(t, ids)
 		bearer := reader
 		if s.writes {
-			if a := w.call(r.method, path, reader, s.content()); a.Status != http.StatusForbidden {
+			if a := w.call(r.method, path, reader, s.content(ids)); a.Status != http.StatusForbidden {
 				t.Errorf("%s with a token that may only look: status %d, %s", r.op.OperationID, a.Status, a.Text)
 			}
 			bearer = acme
 		}
-		a := w.call(r.method, path, bearer, s.content())
+		a := w.call(r.method, path, bearer, s.content(ids))
 		if a.Status != s.status {
 			t.Errorf("%s: status %d, %s", r.op.OperationID, a.Status, a.Text)
 		}
@@ -154,12 +164,12 @@ func TestRoutes_WantAGoodTokenOfATenant(t *testing.T) {
 			"injection": "Bearer ' OR '1'='1", "long": "Bearer " + strings.Repeat("x", 8000),
 		} {
 			w.api.server.guesses = newLimiter() // this test is not about guessing
-			a := w.call(r.method, path, "", s.content(), header{"Authorization", authorization})
+			a := w.call(r.method, path, "", s.content(ids), header{"Authorization", authorization})
 			if p := a.problem(t); a.Status != http.StatusUnauthorized || a.Header.Get("WWW-Authenticate") == "" || p.Detail == "" {
 				t.Errorf("%s with token %s: status %d, %s", r.op.OperationID, name, a.Status, a.Text)
 			}
 		}
-		if a := w.call(r.method, path, operator, s.content()); a.Status != http.StatusForbidden {
+		if a := w.call(r.method, path, operator, s.content(ids)); a.Status != http.StatusForbidden {
 			t.Errorf("%s with an operator's token: status %d", r.op.OperationID, a.Status)
 		}
 	}
@@ -174,12 +184,27 @@ func TestRoutes_ShowAForeignIDAsUnknown(t *testing.T) {
 	kinds := make(map[string]int)
 	for _, r := range w.routes() {
 		s := samples[r.op.OperationID]
-		if s.kind == "" || s.kind == "type" {
+		kind := s.kind
+		if strings.Contains(s.body, "SUBSCRIPTION") {
+			kind = "subscription"
+		}
+		if kind == "" || kind == "type" {
 			continue
 		}
-		kinds[s.kind]++
+		kinds[kind]++
 		ask := func(id string) string {
-			a := w.call(r.method, r.with(t, map[string]string{s.kind: id}), acme, s.content(), header{"X-Request-Id", "same"})
+			ids := map[string]string{kind: id}
+			content := s.content(ids)
+			if strings.Contains(s.body, "SUBSCRIPTION") { // where it stands in JSON, it is not encoded as in a path
+				plain, err := url.PathUnescape(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if quoted, err := json.Marshal(plain); err == nil && utf8.ValidString(plain) {
+					content = strings.ReplaceAll(s.body, `"SUBSCRIPTION"`, string(quoted))
+				}
+			}
+			a := w.call(r.method, r.with(t, ids), acme, content, header{"X-Request-Id", "same"})
 			if a.Status != http.StatusNotFound {
 				t.Errorf("%s of %s: status %d, %s", r.op.OperationID, id, a.Status, a.Text)
 			}
@@ -187,15 +212,15 @@ func TestRoutes_ShowAForeignIDAsUnknown(t *testing.T) {
 			return fmt.Sprint(a.Status, a.Header, a.Text)
 		}
 		unknown := ask(uuid.NewString())
-		for name, id := range map[string]string{"foreign": foreign[s.kind], "malformed": "x", "number": "1", "nil": uuid.Nil.String(),
-			"other spelling": "%7B" + foreign[s.kind] + "%7D", "capitals": strings.ToUpper(foreign[s.kind]), "urn": "urn:uuid:" + foreign[s.kind],
+		for name, id := range map[string]string{"foreign": foreign[kind], "malformed": "x", "number": "1", "nil": uuid.Nil.String(),
+			"other spelling": "%7B" + foreign[kind] + "%7D", "capitals": strings.ToUpper(foreign[kind]), "urn": "urn:uuid:" + foreign[kind],
 			"injection": "'%20OR%20'1'='1", "traversal": "..%2F..%2Fetc", "NUL": "a%00b", "not UTF-8": "%ff"} {
 			if got := ask(id); got != unknown {
 				t.Errorf("%s of a %s id: %s\nof an unknown one: %s", r.op.OperationID, name, got, unknown)
 			}
 		}
 	}
-	if kinds["subscription"] < 6 || kinds["delivery"] < 2 {
+	if kinds["subscription"] < 8 || kinds["delivery"] < 2 || kinds["replay"] < 2 {
 		t.Errorf("asked by kind: %v", kinds)
 	}
 	// And nothing has happened to them.
@@ -231,7 +256,7 @@ func TestRoutes_ListNothingOfAnotherTenant(t *testing.T) {
 	if a := w.call("GET", "/deliveries?subscription="+ids["subscription"], acme, nil); !strings.Contains(a.Text, `"items":[]`) {
 		t.Errorf("deliveries to a foreign subscription: %s", a.Text)
 	}
-	if lists < 3 {
+	if lists < 4 {
 		t.Errorf("%d lists", lists)
 	}
 }
@@ -251,6 +276,7 @@ func TestRoutes_RefuseBadBodies(t *testing.T) {
 		}
 		bodies++
 		path := r.with(t, ids)
+		s.body = s.content(ids).(string)
 		for name, c := range map[string]struct {
 			body   string
 			status []int
@@ -271,7 +297,7 @@ func TestRoutes_RefuseBadBodies(t *testing.T) {
 			"unknown":        {s.body[:len(s.body)-1] + `,"unknown":1}`, []int{422}},
 			"twice":          {s.body[:len(s.body)-1] + "," + s.body[1:], []int{400, 422}},
 			"not UTF-8":      {strings.Replace(s.body, `"`, "\"\xff", 1), []int{400, 422}},
-			"lone surrogate": {strings.Replace(s.body, `":"`, `":"\ud800`, 1) + " ", []int{200, 201, 400, 422}},
+			"lone surrogate": {strings.Replace(s.body, `":"`, `":"\ud800`, 1) + " ", []int{200, 201, 400, 404, 422}},
 			"prototype":      {s.body[:len(s.body)-1] + `,"__proto__":{"admin":true}}`, []int{422}},
 			"10 MB":          {`{"description":"` + strings.Repeat("x", 10<<20) + `"}`, []int{413}},
 		} {
@@ -310,6 +336,7 @@ func TestRoutes_RefuseUnknownParametersAndCursors(t *testing.T) {
 	acme, globex := w.token(token.RoleTenantWrite, "acme"), w.token(token.RoleTenantWrite, "globex")
 	for range 4 {
 		c := w.subscribe(acme)
+		w.replaying("acme", w.subscribe(acme).ID)
 		w.ended("acme", c.ID, time.Now(), 1, "DELIVERED", "payment.received", "inv_1")
 		w.subscribe(globex)
 	}
@@ -317,7 +344,7 @@ func TestRoutes_RefuseUnknownParametersAndCursors(t *testing.T) {
 	paged := make(map[string]string)
 	for _, r := range w.routes() {
 		s, path := samples[r.op.OperationID], r.with(t, ids)
-		if a := w.call(r.method, path+"?unknown=1", acme, s.content()); a.Status != http.StatusUnprocessableEntity ||
+		if a := w.call(r.method, path+"?unknown=1", acme, s.content(ids)); a.Status != http.StatusUnprocessableEntity ||
 			a.problem(t).Errors[0].In != "query" {
 			t.Errorf("%s with an unknown parameter: status %d, %s", r.op.OperationID, a.Status, a.Text)
 		}
@@ -534,7 +561,7 @@ func TestRoutes_TakeInjectionsAsText(t *testing.T) {
 			}
 			for _, text := range append([]string{"\x00", "a\x00b", "\xff", "\xed\xa0\x80", strings.Repeat("é", 3000)}, texts...) {
 				began := time.Now()
-				a := w.call(r.method, r.with(t, ids)+"?"+url.Values{p.Name: {text}}.Encode(), acme, samples[r.op.OperationID].content())
+				a := w.call(r.method, r.with(t, ids)+"?"+url.Values{p.Name: {text}}.Encode(), acme, samples[r.op.OperationID].content(ids))
 				if a.Status >= 500 || strings.Contains(a.Text, other.ID.String()) || time.Since(began) > 5*time.Second {
 					t.Errorf("%s with %s=%s: status %d, %.200s", r.op.OperationID, p.Name, text, a.Status, a.Text)
 				}

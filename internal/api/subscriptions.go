@@ -146,6 +146,9 @@ func (s *server) subscriptionRoutes(api huma.API) {
 		func(ctx context.Context, c *caller, in *SubscriptionPath) (*oneOutput, error) {
 			return s.setActive(ctx, c, in.ID, false)
 		})
+	register(s, api, huma.Operation{OperationID: "getStatistics", Method: http.MethodGet, Path: "/subscriptions/{id}/statistics", Tags: tags,
+		Summary: "Show how a subscription does", Errors: []int{404},
+		Description: "What became of its deliveries of the last 24 hours, and what waits for it."}, token.RoleTenantRead, s.statistics)
 	register(s, api, huma.Operation{OperationID: "testSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/test", Tags: tags,
 		Summary: "Send a test event", Errors: []int{404, 409},
 		Description: "Posts a signed event of type relay.test, on the way that deliveries take, and tells what came of it. Nothing is recorded."},

@@ -92,7 +92,11 @@ func newWorld(t *testing.T) *world {
 				return deliver.Outcome{StatusCode: 200, Duration: time.Millisecond}, nil
 			}
 			return w.post(s)
-		}})
+		},
+		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (map[string]int64, error) {
+			return map[string]int64{"payment.received": 12}, nil
+		},
+		ReplayRate: func() int { return 50 }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,6 +228,16 @@ func (w *world) ended(tenant string, sub uuid.UUID, at time.Time, n byte, status
 		aggregate_type, aggregate_id, commit_lsn, row_index, status, attempts, last_status, duration_us, ended_at)
 		VALUES ($1, $2, $3, $4, $5, $6, 'payment', $7, '0/100', $8, $9, 1, 200, 1500, $2)`,
 		id, at, tenant, sub, uuid.New(), event, aggregate, int(n), status); err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// replaying writes a replay that runs.
+func (w *world) replaying(tenant string, sub uuid.UUID) (id uuid.UUID) {
+	w.t.Helper()
+	if err := w.db.QueryRow(w.t.Context(), `INSERT INTO relay.replays (subscription_id, tenant_id, events, spec, from_at, to_at, rate, total)
+		VALUES ($1, $2, '{}', '', now() - interval '1 day', now(), 100, 5) RETURNING public_id`, sub, tenant).Scan(&id); err != nil {
 		w.t.Fatal(err)
 	}
 	return id

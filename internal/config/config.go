@@ -189,6 +189,7 @@ type API struct {
 	TokenRate        int // calls a second
 	AddressRate      int // calls a second
 	MaxSubscriptions int // of a tenant
+	MaxReplay        int // rows of one replay
 }
 
 // Metrics governs what the metrics show.

@@ -143,6 +143,8 @@ var settings = []setting{
 		integer(0, 1_000_000), func(c *Config) *int { return &c.API.AddressRate }),
 	one("api.max_subscriptions", "100", "Subscriptions that a tenant may make through the API; 0 is no limit.",
 		integer(0, 1_000_000), func(c *Config) *int { return &c.API.MaxSubscriptions }),
+	one("api.max_replay", "10000", "Rows that one replay which a tenant asks for may send; 0 is no limit.",
+		integer(0, 1_000_000_000), func(c *Config) *int { return &c.API.MaxReplay }),
 
 	one("metrics.tenant_label", "100", "Tenants that metrics name, the rest are \"other\"; 0 empties the label.",
 		integer(0, 100_000), func(c *Config) *int { return &c.Metrics.TenantLabel }),

@@ -54,7 +54,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		DB: d.apiPool, Tokens: token.NewChecker(d.apiPool), Registry: d.registry, Log: d.log, Version: d.opts.Version,
 		Limits: func() api.Limits {
 			c := d.cfg().API
-			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions}
+			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
 		},
 		Catalog: d.catalog.Load,
 		CheckURL: func(url string) error {
@@ -64,6 +64,15 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		Post: func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error) {
 			return PostTest(ctx, d.policy, d.sink(), s)
 		},
+		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
+			list, err := CountReplay(ctx, d.cfg(), d.apiPool, s, events, from, to)
+			found := make(map[string]int64, len(list))
+			for _, c := range list {
+				found[c.Event] = c.Rows
+			}
+			return found, err
+		},
+		ReplayRate: func() int { return d.cfg().Replay.Rate },
 	})
 	if err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ type ReplayRequest struct {
 var ErrReplayRuns = errors.New("is running")
 
 // Replays reads and asks for replays. The leader carries them out.
-type Replays struct{ DB Pool }
+type Replays struct{ DB Execer }
 
 // Ask asks for a replay and returns its id. While one is running, the same
 // request again is that one, and any other is refused with ErrReplayRuns.

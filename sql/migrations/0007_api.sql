@@ -52,3 +52,10 @@ CREATE TABLE relay.cursor_key (
     key bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
 );
 INSERT INTO relay.cursor_key DEFAULT VALUES;
+
+-- What tenants call a replay: its number would tell them how many there were.
+ALTER TABLE relay.replays ADD COLUMN public_id uuid NOT NULL DEFAULT outbox.uuid_v7();
+CREATE UNIQUE INDEX replays_public ON relay.replays (tenant_id, public_id);
+
+-- Those that were not delivered are few, and are what one looks for.
+CREATE INDEX deliveries_failed ON relay.deliveries (tenant_id, id) WHERE status <> 'DELIVERED';

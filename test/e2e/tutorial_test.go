@@ -47,8 +47,9 @@ func TestTutorial_WalksThroughAsPrinted(t *testing.T) {
 	for want, n := range map[string]int{
 		`"event":"payment.received"`: 5, `"event":"sales_order.cancelled","aggregate_type":"sales_order"`: 1, `"event":"customer.updated"`: 1,
 		`"status":"DELIVERED"`: 5, `"status":"PENDING"`: 3, `"last_error":"connect`: 2, `"last_error":"http_4xx: HTTP 401 Unauthorized`: 1,
-		`"reason":"connect"`: 3, `"number":1`: 2, `webhook_deliveries_total{event="payment.received",status="delivered",tenant_id="demo"} 2`: 1,
-		`"action":"delivery.retry"`: 1, `"action":"subscription.update"`: 1, `"amount":"1500.00"`: 1,
+		`"reason":"connect"`: 3, `"number":1`: 2, `webhook_deliveries_total{event="payment.received",status="delivered",tenant_id="demo"} 3`: 1,
+		`"action":"replay.create"`: 1, `"action":"subscription.create"`: 1, `"found":6,"events":{`: 2,
+		`"state":"DONE","found":6,"queued":6,"skipped":0,"delivered":6`: 1, `"success_rate":1`: 1, `"amount":"1500.00"`: 1,
 	} {
 		if got := strings.Count(string(out), want); got < n {
 			t.Errorf("%s stands there %d times, want at least %d", want, got, n)

@@ -1,0 +1,1 @@
+SELECT public_id FROM relay.replays WHERE id = $1 AND tenant_id = $2
