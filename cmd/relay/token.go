@@ -107,8 +107,7 @@ func newTokenList() *cobra.Command {
 					return printJSON(cmd.OutOrStdout(), items(list))
 				}
 				rows := make([][]string, len(list))
-				for i := range list {
-					t := &list[i]
+				for i, t := range list {
 					rows[i] = []string{t.ID.String(), string(t.Role), orDash(t.TenantID), tokenState(t, time.Now()), stamp(t.ExpiresAt),
 						stamp(t.LastUsedAt), printable(t.Description)}
 				}

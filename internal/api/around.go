@@ -163,7 +163,7 @@ type caller struct {
 }
 
 // actor names the caller in the log of changes.
-func (c *caller) actor() string { return "token:" + c.token.ID.String() }
+func (c *caller) actor() string { return c.token.Bearer() }
 
 // authenticate lets an operation be called by those who may.
 func (s *server) authenticate(api huma.API, ctx huma.Context, need token.Role, next func(huma.Context)) {

@@ -18,7 +18,7 @@ func Changed(old, new *Config) []string {
 
 // bound are the sections and keys that connections, the slot, sockets and the recorder are made from at the
 // start.
-var bound = []string{"database.", "cdc.", "outbox.", "http.", "deliver.record.", "deliver.log", "api.max_connections", "log.format"}
+var bound = []string{"database.", "cdc.", "outbox.", "http.", "deliver.record.", "deliver.log", "api.max_connections", "auth.", "log.format"}
 
 // NeedsRestart returns those of the keys that a running daemon can't take over; it reloads the rest on
 // SIGHUP.

@@ -21,6 +21,7 @@ type Config struct {
 	Egress   Egress
 	HTTP     HTTP
 	API      API
+	Auth     Auth
 	Metrics  Metrics
 	Log      Log
 
@@ -181,6 +182,20 @@ type HTTP struct {
 	OpsListen string // "" leaves metrics, health and the operator API on Listen
 	TLSCert   string // PEM file; "" speaks plain HTTP on Listen
 	TLSKey    string // PEM file
+}
+
+// Auth says who may call the tenants' API besides the bearers of relay's own tokens.
+type Auth struct{ JWT JWT }
+
+// JWT says which tokens of an identity provider are taken: none, unless one of Secret, JWKSURL and JWKSPath is set.
+type JWT struct {
+	Secret      string // verifies HS256
+	JWKSURL     string
+	JWKSPath    string
+	Issuer      string
+	Audience    string
+	TenantClaim string
+	WriteScope  string // "" lets every token change things
 }
 
 // API bounds what callers of the tenants' API may cost; 0 takes a bound away.

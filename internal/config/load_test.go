@@ -112,6 +112,7 @@ func TestLoad_TakesEveryKeyFromEnvironmentAndFlag(t *testing.T) {
 	}
 	values[keyDatabaseURL], values[keyReplicationURL] = "postgres://h/a", "postgres://h/b"
 	values["http.ops_listen"], values["cdc.wal_budget"] = ":9000", "8GiB"
+	values["auth.jwt.jwks_url"] = "https://login.example.com/jwks.json"
 	var env, args []string
 	for key, value := range values {
 		env = append(env, EnvName(key)+"="+value)

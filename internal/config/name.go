@@ -181,6 +181,27 @@ func filePath() kind[string] {
 
 // connString is what pgx takes. Its own errors quote the text, which holds a password that cannot always
 // be told apart when the text does not parse, so they are translated and never passed on.
+func httpsURL() kind[string] {
+	return words("a URL that begins with https://", map[string]any{"format": "uri"}, func(s string) *mismatch {
+		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
+			return &mismatch{}
+		}
+		return nil
+	})
+}
+
+// longestText bounds names that other systems give, such as issuers and claims, in bytes.
+const longestText = 1000
+
+func text(expected string) kind[string] {
+	return words(expected, map[string]any{"minLength": 1, "maxLength": longestText}, func(s string) *mismatch {
+		if s == "" || len(s) > longestText || strings.ContainsRune(s, 0) {
+			return &mismatch{}
+		}
+		return nil
+	})
+}
+
 func connString() kind[string] {
 	expected := "a PostgreSQL connection: postgres://user:password@host:5432/database or key=value pairs"
 	k := words(expected, map[string]any{"minLength": 1}, func(s string) *mismatch {

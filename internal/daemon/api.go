@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
@@ -50,8 +52,12 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		return nil, err
 	}
 	d.catalog.Store(catalog)
+	tokens, err := d.tokens()
+	if err != nil {
+		return nil, err
+	}
 	tenants, err := api.New(api.Options{
-		DB: d.apiPool, Tokens: token.NewChecker(d.apiPool), Registry: d.registry, Log: d.log, Version: d.opts.Version,
+		DB: d.apiPool, Tokens: tokens, Registry: d.registry, Log: d.log, Version: d.opts.Version,
 		Limits: func() api.Limits {
 			c := d.cfg().API
 			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
@@ -83,6 +89,25 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 	}
 	return ops.NewServer(ops.Options{Listen: c.HTTP.Listen, OpsListen: c.HTTP.OpsListen, TLS: secured, API: tenants,
 		Guard: tenants.ForOperators, Gatherer: d.registry, Log: d.log, Ready: d.ready, Status: func() any { return d.Status() }})
+}
+
+// tokens returns what tells whose a token is.
+func (d *Daemon) tokens() (*token.Checker, error) {
+	checker, j := token.NewChecker(d.apiPool), d.cfg().Auth.JWT
+	sources := 0
+	for _, s := range []string{j.Secret, j.JWKSURL, j.JWKSPath} {
+		if s != "" {
+			sources++
+		}
+	}
+	switch {
+	case sources == 0:
+		return checker, nil
+	case sources > 1:
+		return nil, errors.New("auth.jwt: expected one of secret, jwks_url and jwks_path: a key that verifies must come from one place")
+	}
+	return checker.WithJWT(token.JWTOptions{Secret: secret.New(j.Secret), Keys: cmp.Or(j.JWKSURL, j.JWKSPath), Issuer: j.Issuer, Audience: j.Audience,
+		TenantClaim: j.TenantClaim, WriteScope: j.WriteScope, Client: d.policy.Client(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1})}), nil
 }
 
 // PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take. Its error is

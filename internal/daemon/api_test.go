@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/egress"
 )
 
 // writeCertificate makes a certificate with a serial number of its own.
@@ -94,5 +97,24 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 	}
 	if c, err := serverTLS(cert, key); err != nil || c.MinVersion < 0x0303 {
 		t.Errorf("both: %v, %v", c, err)
+	}
+}
+
+func TestTokens_TakeKeysOfJWTsFromOnePlaceOnly(t *testing.T) {
+	t.Parallel()
+	policy, err := egress.New(egress.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		jwt config.JWT
+		ok  bool
+	}{{config.JWT{}, true}, {config.JWT{Secret: "x"}, true}, {config.JWT{JWKSURL: "https://x"}, true}, {config.JWT{Secret: "x", JWKSPath: "y"}, false},
+		{config.JWT{JWKSURL: "https://x", JWKSPath: "y"}, false}} {
+		d := &Daemon{policy: policy}
+		d.settings.Store(&config.Config{Auth: config.Auth{JWT: c.jwt}})
+		if _, err := d.tokens(); (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c.jwt, err)
+		}
 	}
 }

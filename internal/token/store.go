@@ -34,6 +34,17 @@ type Token struct {
 	ExpiresAt   *time.Time `json:"expires_at"` // nil: never
 	RevokedAt   *time.Time `json:"revoked_at"`
 	LastUsedAt  *time.Time `json:"last_used_at"` // to about a minute
+
+	provider bool   // it is a JWT of the identity provider; ID names its subject then
+	subject  string // of a JWT
+}
+
+// Bearer names who has the token, for the log of changes.
+func (t *Token) Bearer() string {
+	if t.provider {
+		return "jwt:" + t.subject
+	}
+	return "token:" + t.ID.String()
 }
 
 var (
@@ -93,7 +104,7 @@ func (s Store) Create(ctx context.Context, role Role, tenant, description string
 	rows, err := s.DB.Query(ctx, sqlAdd, lookup, hash[:], role, of, description, until)
 	if err == nil {
 		var t *Token
-		if t, err = pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByPos[Token]); err == nil {
+		if t, err = pgx.CollectExactlyOneRow(rows, scanToken); err == nil {
 			return t, text, nil
 		}
 	}
@@ -101,15 +112,25 @@ func (s Store) Create(ctx context.Context, role Role, tenant, description string
 }
 
 // List returns the tokens of a tenant, all for "", oldest first.
-func (s Store) List(ctx context.Context, tenant string) ([]Token, error) {
+func (s Store) List(ctx context.Context, tenant string) ([]*Token, error) {
 	rows, err := s.DB.Query(ctx, sqlList, tenant)
 	if err == nil {
-		var list []Token
-		if list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Token]); err == nil {
+		var list []*Token
+		if list, err = pgx.CollectRows(rows, scanToken); err == nil {
 			return list, nil
 		}
 	}
 	return nil, fmt.Errorf("list tokens: %w", err)
+}
+
+func scanToken(row pgx.CollectableRow) (*Token, error) {
+	var t Token
+	return &t, row.Scan(t.fields()...)
+}
+
+// fields are where the columns of a token go, in the order of the queries.
+func (t *Token) fields() []any {
+	return []any{&t.ID, &t.Role, &t.TenantID, &t.Description, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt, &t.LastUsedAt}
 }
 
 // Revoke ends a token, for good. Relays refuse it within CacheFor. One that was revoked before stays as it is.
