@@ -54,7 +54,7 @@ func (b *bench) all(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		run  func(context.Context, []path) error
-	}{{"drain", b.drain}, {"steady", b.steady}, {"idle", b.idle}, {"isolation", b.isolation}, {"rescue", b.rescue}} {
+	}{{"drain", b.drain}, {"steady", b.steady}, {"idle", b.idle}, {"isolation", b.isolation}, {"rescue", b.rescue}, {"api", b.api}} {
 		if !slices.Contains(b.only, s.name) {
 			continue
 		}

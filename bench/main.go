@@ -42,26 +42,28 @@ func main() {
 var errUsage = errors.New("wrong usage")
 
 // scenarios are what --only chooses from, in the order in which they run.
-var scenarios = []string{"drain", "steady", "idle", "isolation", "rescue"}
+var scenarios = []string{"drain", "steady", "idle", "isolation", "rescue", "api"}
 
 // usual are those that run unless something else is asked for: the others take minutes.
 var usual = scenarios[:3]
 
 // options are the command line.
 type options struct {
-	only    []string
-	events  int           // rows of the backlog
-	gap     int           // rows that a rescue reads
-	rate    int           // rows a second of the steady load
-	seconds int           // length of the steady load and of the idle time
-	writers int           // connections that write
-	rounds  int           // how often drain and steady are run; figures are medians, latencies pooled
-	limit   time.Duration // upper bound of the whole run
-	output  string
-	file    string // what -o json writes
-	trouble string // part of the names of isolation's troubles that are run
-	profile string // folder for what perf records of the relay
-	verbose bool
+	only   []string
+	events int // rows of the backlog
+	gap    int // rows that a rescue reads
+	// deliveries on record that the tenants' API is called over
+	deliveries int
+	rate       int           // rows a second of the steady load
+	seconds    int           // length of the steady load and of the idle time
+	writers    int           // connections that write
+	rounds     int           // how often drain and steady are run; figures are medians, latencies pooled
+	limit      time.Duration // upper bound of the whole run
+	output     string
+	file       string // what -o json writes
+	trouble    string // part of the names of isolation's troubles that are run
+	profile    string // folder for what perf records of the relay
+	verbose    bool
 }
 
 func parse(args []string) (options, error) {
@@ -70,6 +72,7 @@ func parse(args []string) (options, error) {
 	only := f.String("only", strings.Join(usual, ","), "scenarios to run, of "+strings.Join(scenarios, ","))
 	f.IntVar(&o.events, "events", 50000, "rows to drain")
 	f.IntVar(&o.gap, "gap", 200_000, "rows that a rescue reads")
+	f.IntVar(&o.deliveries, "deliveries", 10_000_000, "deliveries on record that the tenants' API is called over")
 	f.IntVar(&o.rate, "rate", 500, "rows a second of the steady load")
 	f.IntVar(&o.seconds, "seconds", 20, "length of the steady load and of the idle time")
 	f.IntVar(&o.writers, "writers", 4, "connections that write")
@@ -97,7 +100,7 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("%w: unexpected argument %s", errUsage, f.Arg(0))
 	case o.output != "text" && o.output != "json":
 		return o, fmt.Errorf("%w: -o %s: expected text or json", errUsage, o.output)
-	case min(o.rate, o.seconds, o.writers, o.rounds) < 1 || o.events < 2 || o.gap < 100:
+	case min(o.rate, o.seconds, o.writers, o.rounds) < 1 || o.events < 2 || o.gap < 100 || o.deliveries < 1000*apiDays:
 		return o, fmt.Errorf("%w: numbers must be positive", errUsage)
 	}
 	return o, nil
