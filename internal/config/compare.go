@@ -1,5 +1,13 @@
 package config
 
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
 // relation is a rule between two settings, told at the one that was set by hand.
 type relation struct {
 	small, large string
@@ -50,4 +58,50 @@ func (l *loader) compare() {
 	if h := c.HTTP; h.OpsListen != "" && h.OpsListen == h.Listen && !l.bad["http.listen"] && !l.bad["http.ops_listen"] {
 		l.fault(c.origins["http.ops_listen"], "http.ops_listen", h.OpsListen, "another address than http.listen", "")
 	}
+	l.pairs()
+	for key, url := range map[string]string{keyDatabaseURL: c.Database.URL, keyReplicationURL: c.Database.ReplicationURL} {
+		if url != "" && !l.bad[key] && !c.Database.AllowPlaintext && inTheClear(url) {
+			l.fault(c.origins[key], key, "sslmode=disable to another machine", "sslmode=verify-full, or database.allow_plaintext: true", "")
+		}
+	}
+}
+
+// pairs checks the keys of which one makes no sense without, or with, another.
+func (l *loader) pairs() {
+	c := l.config
+	if h := c.HTTP; h.TLSCert != "" && h.TLSKey == "" {
+		l.fault(c.origins["http.tls_cert"], "http.tls_cert", "a certificate without its key", "http.tls_key too", "")
+	} else if h.TLSKey != "" && h.TLSCert == "" {
+		l.fault(c.origins["http.tls_key"], "http.tls_key", "a key without its certificate", "http.tls_cert too", "")
+	}
+	first := ""
+	for _, s := range []struct{ key, value string }{{"auth.jwt.secret", c.Auth.JWT.Secret}, {"auth.jwt.jwks_url", c.Auth.JWT.JWKSURL},
+		{"auth.jwt.jwks_path", c.Auth.JWT.JWKSPath}} {
+		switch {
+		case s.value == "":
+		case first == "":
+			first = s.key
+		default:
+			l.fault(c.origins[s.key], s.key, "a second source of keys", "either this or "+first, "")
+		}
+	}
+}
+
+// inTheClear tells whether a connection leaves this machine and never speaks TLS.
+func inTheClear(url string) bool {
+	c, err := pgx.ParseConfig(url)
+	if err != nil || c.TLSConfig != nil {
+		return false
+	}
+	hosts := []string{c.Host}
+	for _, f := range c.Fallbacks {
+		if f.TLSConfig != nil {
+			return false // sslmode=allow
+		}
+		hosts = append(hosts, f.Host)
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return !strings.HasPrefix(host, "/") && !strings.HasPrefix(host, "@") && host != "localhost" && (err != nil || !ip.IsLoopback())
+	})
 }

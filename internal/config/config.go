@@ -34,6 +34,7 @@ type Database struct {
 	URL            string // ordinary connections, pooler allowed; "" when not configured
 	ReplicationURL string // direct connection for the stream; URL when not configured
 	MaxConnections int    // upper bound of the pool behind URL
+	AllowPlaintext bool   // lets sslmode=disable lead to another machine
 }
 
 // CDC governs the replication stream.

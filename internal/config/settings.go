@@ -27,6 +27,8 @@ var settings = []setting{
 		connString(), func(c *Config) *string { return &c.Database.ReplicationURL })),
 	one("database.max_connections", "8", "Upper bound of the pool behind database.url.",
 		integer(2, 1000), func(c *Config) *int { return &c.Database.MaxConnections }),
+	one("database.allow_plaintext", "false", "Let sslmode=disable lead to another machine, and the password with it.",
+		boolean(), func(c *Config) *bool { return &c.Database.AllowPlaintext }),
 
 	one("cdc.slot", "relay", "Replication slot.",
 		slotName(), func(c *Config) *string { return &c.CDC.Slot }),

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -52,12 +51,8 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		return nil, err
 	}
 	d.catalog.Store(catalog)
-	tokens, err := d.tokens()
-	if err != nil {
-		return nil, err
-	}
 	tenants, err := api.New(api.Options{
-		DB: d.apiPool, Tokens: tokens, Registry: d.registry, Log: d.log, Version: d.opts.Version,
+		DB: d.apiPool, Tokens: d.tokens(), Registry: d.registry, Log: d.log, Version: d.opts.Version,
 		Limits: func() api.Limits {
 			c := d.cfg().API
 			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
@@ -92,22 +87,13 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 }
 
 // tokens returns what tells whose a token is.
-func (d *Daemon) tokens() (*token.Checker, error) {
+func (d *Daemon) tokens() *token.Checker {
 	checker, j := token.NewChecker(d.apiPool), d.cfg().Auth.JWT
-	sources := 0
-	for _, s := range []string{j.Secret, j.JWKSURL, j.JWKSPath} {
-		if s != "" {
-			sources++
-		}
-	}
-	switch {
-	case sources == 0:
-		return checker, nil
-	case sources > 1:
-		return nil, errors.New("auth.jwt: expected one of secret, jwks_url and jwks_path: a key that verifies must come from one place")
+	if j.Secret == "" && j.JWKSURL == "" && j.JWKSPath == "" {
+		return checker
 	}
 	return checker.WithJWT(token.JWTOptions{Secret: secret.New(j.Secret), Keys: cmp.Or(j.JWKSURL, j.JWKSPath), Issuer: j.Issuer, Audience: j.Audience,
-		TenantClaim: j.TenantClaim, WriteScope: j.WriteScope, Client: d.policy.Client(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1})}), nil
+		TenantClaim: j.TenantClaim, WriteScope: j.WriteScope, Client: d.policy.Client(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1})})
 }
 
 // PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take. Its error is
@@ -147,11 +133,8 @@ type certificate struct {
 
 // serverTLS returns what a listener speaks TLS with; nil when neither file is given.
 func serverTLS(cert, key string) (*tls.Config, error) {
-	switch {
-	case cert == "" && key == "":
+	if cert == "" {
 		return nil, nil
-	case cert == "" || key == "":
-		return nil, errors.New("http.tls_cert and http.tls_key: one is no use without the other")
 	}
 	c := &certificate{cert: cert, key: key, every: certLook}
 	if _, err := c.get(nil); err != nil {

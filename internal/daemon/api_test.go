@@ -12,9 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/outbox-relay/relay/internal/config"
-	"github.com/outbox-relay/relay/internal/egress"
 )
 
 // writeCertificate makes a certificate with a serial number of its own.
@@ -86,8 +83,7 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "chain.pem"), filepath.Join(dir, "key.pem")
 	writeCertificate(t, cert, key, 1)
-	for _, c := range [][3]string{{cert, "", "one is no use without the other"}, {"", key, "one is no use without the other"},
-		{key, cert, "http.tls_cert"}, {cert, cert + ".none", "http.tls_cert"}} {
+	for _, c := range [][3]string{{key, cert, "http.tls_cert"}, {cert, cert + ".none", "http.tls_cert"}} {
 		if _, err := serverTLS(c[0], c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s, %s: %v", c[0], c[1], err)
 		}
@@ -97,24 +93,5 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 	}
 	if c, err := serverTLS(cert, key); err != nil || c.MinVersion < 0x0303 {
 		t.Errorf("both: %v, %v", c, err)
-	}
-}
-
-func TestTokens_TakeKeysOfJWTsFromOnePlaceOnly(t *testing.T) {
-	t.Parallel()
-	policy, err := egress.New(egress.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		jwt config.JWT
-		ok  bool
-	}{{config.JWT{}, true}, {config.JWT{Secret: "x"}, true}, {config.JWT{JWKSURL: "https://x"}, true}, {config.JWT{Secret: "x", JWKSPath: "y"}, false},
-		{config.JWT{JWKSURL: "https://x", JWKSPath: "y"}, false}} {
-		d := &Daemon{policy: policy}
-		d.settings.Store(&config.Config{Auth: config.Auth{JWT: c.jwt}})
-		if _, err := d.tokens(); (err == nil) != c.ok {
-			t.Errorf("%+v: %v", c.jwt, err)
-		}
 	}
 }
