@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 
+	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -589,5 +590,38 @@ func TestRoutes_TakeInjectionsAsText(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("the schema was %s, is %s", before, after)
+	}
+}
+
+func TestAPI_TurnsCallsAwayWhenItHasEnough(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantRead, "acme")
+	for w.api.server.calls.enter() {
+	}
+	a := w.call("GET", "/events", acme, nil)
+	if p := a.problem(t); p.Status != http.StatusServiceUnavailable || a.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, %v", a.Status, a.Header)
+	}
+	w.api.server.calls.leave()
+	if a := w.call("GET", "/events", acme, nil); a.Status != 200 {
+		t.Errorf("when one has ended: status %d", a.Status)
+	}
+}
+
+func TestAPI_OutlastsAPanic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	c := w.subscribe(acme)
+	w.mu.Lock()
+	w.post = func(*deliver.Subscription) (deliver.Outcome, error) { panic("SECRET INSIDE") }
+	w.mu.Unlock()
+	a := w.call("POST", "/subscriptions/"+c.ID.String()+"/test", acme, nil)
+	if p := a.problem(t); p.Status != 500 || strings.Contains(a.Text, "INSIDE") || !strings.Contains(w.logs.String(), "SECRET INSIDE") {
+		t.Errorf("%s; the log: %s", a.Text, w.logs)
+	}
+	if a := w.call("GET", "/events", acme, nil); a.Status != 200 {
+		t.Errorf("the next call: status %d", a.Status)
 	}
 }
