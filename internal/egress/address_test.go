@@ -56,7 +56,7 @@ func mustDecide(t *testing.T, p *Policy, host, addr string, port uint16, want Ru
 	if target.Addr().Unmap().Is4() {
 		network = "tcp4"
 	}
-	err := p.rules.Load().check(host, network, target.String())
+	err := p.rules.Load().check(t.Context(), host, network, target.String())
 	var blocked *BlockedError
 	switch {
 	case err == nil && want == "":
@@ -88,7 +88,7 @@ func TestPolicy_FailsClosed(t *testing.T) {
 		{"tcp6", "[::ffff:8.8.8.8%eth0]:443", RuleZone},
 	} {
 		var blocked *BlockedError
-		if err := r.check("h", tc.network, tc.address); !errors.As(err, &blocked) || blocked.Rule != tc.want {
+		if err := r.check(t.Context(), "h", tc.network, tc.address); !errors.As(err, &blocked) || blocked.Rule != tc.want {
 			t.Errorf("%s %q: got %v, want %s", tc.network, tc.address, err, tc.want)
 		}
 	}
@@ -210,7 +210,7 @@ func BenchmarkCheck(b *testing.B) {
 				if address[0] == '[' {
 					network = "tcp6"
 				}
-				if err := r.check("receiver.example", network, address); err != nil {
+				if err := r.check(b.Context(), "receiver.example", network, address); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -18,13 +19,39 @@ type conn struct {
 	policy       *Policy
 	dialledUnder *rules
 	dialledAt    time.Time
+	remote       net.Addr // of the receiver, when Conn is that of a proxy; else nil
 	// answered is set between something read and the next write, which begins the next request.
 	answered atomic.Bool
+	received atomic.Uint64 // see Received; only grows
+}
+
+// Received returns how often something has come in on a connection that DialContext made, directly or below
+// TLS. Where this has not changed from before a request to the first byte of its answer, the answer had come
+// before the request: the receiver sent more than it was asked for, and what is taken for an answer to one
+// request would be that to another. net/http sees this on connections that stay idle for a moment only.
+func Received(c net.Conn) (n uint64, ok bool) {
+	if t, below := c.(*tls.Conn); below {
+		c = t.NetConn()
+	}
+	ours, ok := c.(*conn)
+	if !ok {
+		return 0, false
+	}
+	return ours.received.Load(), true
+}
+
+// RemoteAddr returns the address of the receiver, also when a proxy stands between.
+func (c *conn) RemoteAddr() net.Addr {
+	if c.remote != nil {
+		return c.remote
+	}
+	return c.Conn.RemoteAddr()
 }
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
+		c.received.Add(1)
 		c.answered.Store(true)
 	}
 	return n, err

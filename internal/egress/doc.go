@@ -11,9 +11,13 @@
 //     for that single address. A wider entry or a host name does not lift this.
 //  4. What allow names, by address or by host, passes, on any port.
 //  5. Of the rest, global unicast addresses outside the special-purpose registries pass, on the listed ports.
+//  6. Of what passes, addresses at which the relay itself, its database or its proxy listens are refused.
 //
 // IPv4 addresses inside of IPv6 ones (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP) count as
 // well: rules 2 and 3 apply to them, and an address passes rules 4 and 5 only if what it wraps passes too.
+//
+// With a proxy the names are resolved here as well, the same rules hold for every address, and the proxy is asked
+// for an address that passed; see Options.Proxy.
 //
 // CheckURL is a courtesy for whoever enters a URL, and the same rule for rows written by other hands. It does
 // not resolve names; the dial is what protects.

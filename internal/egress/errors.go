@@ -21,6 +21,7 @@ const (
 	RuleMetadata   Rule = "metadata"   // the address belongs to a cloud metadata service, or is link-local IPv4
 	RuleAddress    Rule = "address"    // the address, or one inside of it, is not public
 	RulePort       Rule = "port"       // the port is not on the list
+	RuleOwn        Rule = "own"        // the relay itself, its database or its proxy listens there
 )
 
 // BlockedError says that policy refused an address. errors.As finds it in the errors of net and net/http. It
@@ -40,6 +41,8 @@ func (e *BlockedError) Error() string {
 		return text + "; only an entry in egress.allow for this single address lets it through"
 	case RuleDeny:
 		return text + "; see egress.deny"
+	case RuleOwn:
+		return text + "; the relay, its database or its proxy listens there, and no setting lets it through"
 	}
 	return text
 }

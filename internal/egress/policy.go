@@ -4,14 +4,20 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"weak"
 )
+
+// keepAlive is how often TCP asks whether the other side is still there.
+const keepAlive = 30 * time.Second
 
 // Options are the settings of a Policy. The zero value lets public addresses through on ports 80 and 443.
 type Options struct {
@@ -32,6 +38,16 @@ type Options struct {
 
 	// RootCAs are trusted in place of the system's. Nil: the system's.
 	RootCAs *x509.CertPool
+	// CAFile names a file of certificates (PEM) that are trusted besides RootCAs; "" for none. New and Reload
+	// read it.
+	CAFile string
+	// Proxy is the URL of a proxy, as ParseProxy reads it, through which everything goes; "" for none. It may
+	// hold a password.
+	Proxy string
+	// Own are the addresses (host:port) that are never dialled, whatever Allow says: those that this process
+	// listens on, and its database's. Without a host, or with 0.0.0.0 or ::, it is every address of this machine.
+	// On this machine the port alone counts, because what listens on one of its addresses often does on all.
+	Own []string
 	// Resolver resolves names. Nil: net.DefaultResolver.
 	Resolver *net.Resolver
 }
@@ -71,7 +87,7 @@ type Policy struct {
 	rules atomic.Pointer[rules]
 
 	mu         sync.Mutex
-	transports []*http.Transport // all that Transport made; only grows
+	transports []weak.Pointer[http.Transport] // those that Transport made and somebody still uses
 }
 
 // New returns a Policy. It refuses entries that are neither address, CIDR nor host name.
@@ -97,12 +113,56 @@ func newRules(o Options) (*rules, error) {
 	if r.deny, err = parseEntries(o.Deny); err != nil {
 		return nil, fmt.Errorf("read egress.deny %w", err)
 	}
+	if o.Proxy != "" {
+		if r.proxy, err = ParseProxy(o.Proxy); err != nil {
+			return nil, fmt.Errorf("read egress.proxy: it %w", err)
+		}
+		o.Own = append(slices.Clone(o.Own), proxyAddress(r.proxy))
+	}
+	if r.own, err = parseOwn(o.Own); err != nil {
+		return nil, err
+	}
+	if o.CAFile != "" {
+		if r.RootCAs, err = withCAFile(o.RootCAs, o.CAFile); err != nil {
+			return nil, fmt.Errorf("read egress.ca_file: %w", err)
+		}
+	}
 	return r, nil
+}
+
+// largestCAFile bounds what is read from a file of certificates, which could be a device.
+const largestCAFile = 4 << 20
+
+// withCAFile returns the roots, the system's when nil, and the certificates of a file besides.
+func withCAFile(roots *x509.CertPool, path string) (*x509.CertPool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, largestCAFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > largestCAFile {
+		return nil, fmt.Errorf("%s is larger than 4 MiB", path)
+	}
+	if roots == nil {
+		if roots, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("the system's certificates: %w", err)
+		}
+	} else {
+		roots = roots.Clone()
+	}
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", path)
+	}
+	return roots, nil
 }
 
 // Reload checks the options completely and then puts them in the place of the old ones in one step; after an
 // error the old ones stay. Idle connections are closed; a busy one finishes its exchange and takes no other.
-// Transports keep TLSTimeout, HeaderTimeout and RootCAs, Clients keep Timeout, from when they were made.
+// Transports keep TLSTimeout, HeaderTimeout, RootCAs and CAFile, Clients keep Timeout, from when they were made.
 func (p *Policy) Reload(o Options) error {
 	r, err := newRules(o)
 	if err != nil {
@@ -112,28 +172,41 @@ func (p *Policy) Reload(o Options) error {
 	p.mu.Lock()
 	transports := slices.Clone(p.transports)
 	p.mu.Unlock()
-	for _, t := range transports {
-		t.CloseIdleConnections()
+	for _, w := range transports {
+		if t := w.Value(); t != nil {
+			t.CloseIdleConnections()
+		}
 	}
 	return nil
 }
 
 // DialContext connects to an address ("host:port") if policy lets through what the host resolves to. When it
-// does not, the error is a *net.OpError around a *BlockedError.
+// does not, the error is a *net.OpError around a *BlockedError. With a proxy it connects through that; when
+// that is not possible, the error is a *ProxyError.
 func (p *Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	r := p.rules.Load()
-	host := splitHost(address)
-	d := net.Dialer{
-		Timeout:   r.ConnectTimeout,
-		KeepAlive: 30 * time.Second,
-		Resolver:  r.Resolver,
-		ControlContext: func(_ context.Context, network, address string, _ syscall.RawConn) error {
-			return r.check(host, network, address)
-		},
+	wrapped := &conn{policy: p, dialledUnder: r}
+	var err error
+	if r.proxy != nil {
+		wrapped.Conn, wrapped.remote, err = r.dialThroughProxy(ctx, network, address)
+	} else {
+		wrapped.Conn, err = r.dialer(splitHost(address)).DialContext(ctx, network, address)
 	}
-	c, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, policy: p, dialledUnder: r, dialledAt: time.Now()}, nil
+	wrapped.dialledAt = time.Now()
+	return wrapped, nil
+}
+
+// dialer connects to what a host resolves to, as far as the rules let it.
+func (r *rules) dialer(host string) *net.Dialer {
+	return &net.Dialer{
+		Timeout:   r.ConnectTimeout,
+		KeepAlive: keepAlive,
+		Resolver:  r.Resolver,
+		ControlContext: func(ctx context.Context, network, address string, _ syscall.RawConn) error {
+			return r.check(ctx, host, network, address)
+		},
+	}
 }

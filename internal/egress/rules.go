@@ -1,10 +1,12 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -60,6 +62,8 @@ func parsePrefix(text string) (netip.Prefix, error) {
 type rules struct {
 	Options
 	allow, deny entries
+	own         []ownAddress
+	proxy       *url.URL // nil for none
 }
 
 // refuse gives the rule by which an address is refused for a host, or "". The host is as in the URL.
@@ -110,7 +114,7 @@ func lookupHost(host string) string {
 }
 
 // check is the decision about one address, as the dialer's hook gets it.
-func (r *rules) check(host, network, address string) error {
+func (r *rules) check(ctx context.Context, host, network, address string) error {
 	target, err := netip.ParseAddrPort(address)
 	rule := RuleUnparsable
 	switch {
@@ -118,7 +122,9 @@ func (r *rules) check(host, network, address string) error {
 	case network != "tcp4" && network != "tcp6":
 		rule = RuleNetwork
 	default:
-		rule = r.refuse(host, target)
+		if rule = r.refuse(host, target); rule == "" && r.isOwn(ctx, host, target) {
+			rule = RuleOwn
+		}
 	}
 	if rule == "" {
 		return nil

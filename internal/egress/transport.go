@@ -3,7 +3,9 @@ package egress
 import (
 	"crypto/tls"
 	"net/http"
+	"slices"
 	"time"
+	"weak"
 )
 
 // maxResponseHeader is the most bytes of headers that an answer may have, informational ones included. A
@@ -17,11 +19,10 @@ type TransportOptions struct {
 	MaxConnsPerHost     int // busy and idle; default no limit
 }
 
-// Transport returns a transport that dials under the policy. It uses no proxy, whatever the environment says;
-// it asks for no compression and inflates nothing; it speaks TLS 1.2 or newer; and it aborts answers with
+// Transport returns a transport that dials under the policy. It uses no proxy but Options.Proxy, whatever the
+// environment says; it asks for no compression and inflates nothing; it speaks TLS 1.2 or newer; and it aborts answers with
 // more than 32 KiB of headers. It speaks HTTP/1.1 only: the shared connections of HTTP/2 widen what a hostile
-// server can do, and could not be retired between requests. The policy keeps the transport for as long as it lives itself, so make one and
-// share it.
+// server can do, and could not be retired between requests. Make one and share it.
 //
 // Prefer Client: it moves requests of every size away from an outlived connection, a bare Transport only those
 // that fit its write buffer of 4 KiB. The others get an error before anything of them is written.
@@ -53,7 +54,8 @@ func (p *Policy) Transport(o TransportOptions) *http.Transport {
 		Protocols:              protocols,
 	}
 	p.mu.Lock()
-	p.transports = append(p.transports, t)
+	p.transports = slices.DeleteFunc(p.transports, func(w weak.Pointer[http.Transport]) bool { return w.Value() == nil })
+	p.transports = append(p.transports, weak.Make(t))
 	p.mu.Unlock()
 	return t
 }

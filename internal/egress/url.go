@@ -144,9 +144,12 @@ func (r *rules) checkTarget(host string, u *url.URL) (string, error) {
 		candidates = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	} else {
 		blocked := &BlockedError{Host: host, Addr: net.JoinHostPort(host, strconv.FormatUint(number, 10))}
+		own, _ := r.knownOwn(host, netip.AddrPortFrom(netip.Addr{}, port))
 		switch {
 		case r.deny.hosts[name]:
 			blocked.Rule = RuleDeny
+		case own:
+			blocked.Rule = RuleOwn
 		case !r.allow.hosts[name] && len(r.allow.prefixes) == 0 && !slices.Contains(r.Ports, port):
 			// With prefixes in allow, only the dial can tell whether the port rule applies.
 			blocked.Rule = RulePort
@@ -159,6 +162,9 @@ func (r *rules) checkTarget(host string, u *url.URL) (string, error) {
 	for _, a := range candidates {
 		target := netip.AddrPortFrom(a, port)
 		rule := r.refuse(host, target)
+		if own, _ := r.knownOwn(host, target); own && rule == "" {
+			rule = RuleOwn
+		}
 		if rule == "" {
 			return text, nil
 		}
