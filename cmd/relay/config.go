@@ -6,6 +6,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -26,6 +28,9 @@ func newConfigCheck() *cobra.Command {
 				return err
 			}
 			if _, err := outbox.NewCatalog(cfg.Catalog.Files...); err != nil {
+				return configError{err}
+			}
+			if _, err := egress.New(daemon.EgressOptions(cfg)); err != nil {
 				return configError{err}
 			}
 			from := cfg.File()

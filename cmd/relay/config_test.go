@@ -27,6 +27,11 @@ func TestConfigCheck_ReadsTheCatalogToo(t *testing.T) {
 	}
 }
 
+func TestConfigCheck_ReadsTheCertificatesToo(t *testing.T) {
+	junk := write(t, "ca.pem", "no certificate")
+	call(t, "config", "check", "--set", "egress.ca_file="+junk).exits(exitConfig).complains("egress.ca_file", junk)
+}
+
 func TestConfigPrint_HidesPasswords(t *testing.T) {
 	const url = "postgres://me:hunter2@db/app"
 	for _, form := range []string{"text", "json"} {

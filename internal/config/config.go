@@ -153,6 +153,8 @@ type Egress struct {
 	Deny         []Target // refused besides; wins over Allow
 	RequireHTTPS bool
 	Ports        []uint16
+	CAFile       string // certificates that are trusted besides the system's; "" for none
+	Proxy        string // URL, perhaps with a password: print it with Redact only; "" for none
 }
 
 // Target is a range of addresses or the name of a host: exactly one of both is set.

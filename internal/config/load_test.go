@@ -121,6 +121,7 @@ func takesEveryKeyBut(t *testing.T, left []string) {
 	}
 	values[keyDatabaseURL], values[keyReplicationURL] = "postgres://h/a", "postgres://h/b"
 	values["http.ops_listen"], values["cdc.wal_budget"] = ":9000", "8GiB"
+	values["egress.proxy"] = "http://proxy.example:3128"
 	values["auth.jwt.jwks_url"] = "https://login.example.com/jwks.json"
 	for _, key := range left {
 		delete(values, key)

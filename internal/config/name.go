@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outbox-relay/relay/internal/egress"
 )
 
 // longestName is NAMEDATALEN - 1 of PostgreSQL, in bytes.
@@ -177,6 +179,17 @@ func filePath() kind[string] {
 		}
 		return nil
 	})
+}
+
+// proxyURL is the URL of a proxy, as egress takes it.
+func proxyURL() kind[string] {
+	return words("the URL of a proxy: http://proxy.example:3128, with user:password@ before the host where it asks for them",
+		map[string]any{"minLength": 1}, func(s string) *mismatch {
+			if _, err := egress.ParseProxy(s); err != nil {
+				return &mismatch{got: "one that " + err.Error()}
+			}
+			return nil
+		})
 }
 
 // connString is what pgx takes. Its own errors quote the text, which holds a password that cannot always

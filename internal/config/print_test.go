@@ -47,6 +47,29 @@ func TestPrint_ShowsOriginsAndNoPasswordAndLoadsAgain(t *testing.T) {
 	}
 }
 
+func TestPrint_HidesTheCredentialsOfAProxy(t *testing.T) {
+	file := write(t, "proxy", "https://:hunter2@proxy.example\n")
+	for _, env := range []string{"RELAY_EGRESS_PROXY=http://relay:hunter2@proxy.example:3128", "RELAY_EGRESS_PROXY=http://hunter2@proxy.example:3128",
+		"RELAY_EGRESS_PROXY=http://hun@ter2:hunter2@proxy.example", "RELAY_EGRESS_PROXY_FILE=" + file} {
+		var text, json bytes.Buffer
+		c := mustLoad(t, LoadOptions{Environ: []string{env}})
+		if err := Print(&text, c); err != nil {
+			t.Fatal(err)
+		}
+		if err := PrintJSON(&json, c); err != nil {
+			t.Fatal(err)
+		}
+		for _, out := range []string{text.String(), json.String()} {
+			if strings.Contains(out, "hunter2") || !strings.Contains(out, "://***@proxy.example") {
+				t.Errorf("%s: got\n%s", env, out)
+			}
+		}
+		if strings.Contains(env, "_FILE") && c.Egress.Proxy != "https://:hunter2@proxy.example" {
+			t.Errorf("from a file: %q", c.Egress.Proxy)
+		}
+	}
+}
+
 func TestPrintJSON_NestsValuesBesideOrigins(t *testing.T) {
 	c := mustLoad(t, LoadOptions{Environ: []string{"RELAY_DATABASE_URL=postgres://u:hunter2@h/d", "RELAY_LOG_LEVEL=warn"}})
 	var out bytes.Buffer

@@ -58,13 +58,17 @@ func TestReference_HasExamplesThatAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Of these, one excludes the others.
-	alternatives := []string{"#secret: ", "#jwks_url: ", "#jwks_path: "}
+	exclusive := []string{"#secret: ", "#jwks_url: ", "#jwks_path: "}
+	alternative := map[string]bool{} // to the line above it
+	for key := range secretOf {
+		alternative[leafOf(key)] = true
+	}
 	seen := make(map[string]bool)
-	for _, one := range alternatives {
+	for _, one := range exclusive {
 		lines := strings.Split(string(text), "\n")
 		for i, line := range lines {
-			other := slices.ContainsFunc(alternatives, func(a string) bool { return a != one && strings.Contains(line, a) })
-			if !other && !strings.Contains(line, fileSuffix+":") { // the alternative to the line above it
+			other := slices.ContainsFunc(exclusive, func(a string) bool { return a != one && strings.Contains(line, a) })
+			if m := commentedKey.FindStringSubmatch(line); !other && (m == nil || !alternative[strings.TrimSuffix(m[2], ":")]) {
 				lines[i] = commentedKey.ReplaceAllString(line, "$1$2")
 			}
 		}

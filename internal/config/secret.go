@@ -52,16 +52,18 @@ const mask = "***"
 
 var (
 	dsnPassword = regexp.MustCompile(`(?is)(\w*pass\w*\s*=\s*)('(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)`)
-	urlUserinfo = regexp.MustCompile(`(?s)(://)(.*)@`)
-	secretLine  = regexp.MustCompile(`(?i)(["']?[\w.]*(?:url|dsn|pass|secret|token|credential)\w*["']?\s*[:=]\s*)(\S.*)$`)
-	fileLine    = regexp.MustCompile(`(?i)^[\s{,"']*[\w.]*_file["']?\s*:[^@=]*$`)
+	// For proxies, a user without a password is mostly a token.
+	httpUserinfo = regexp.MustCompile(`(?is)^(\s*https?://).*@`)
+	urlUserinfo  = regexp.MustCompile(`(?s)(://)(.*)@`)
+	secretLine   = regexp.MustCompile(`(?i)(["']?[\w.]*(?:url|dsn|pass|proxy|secret|token|credential)\w*["']?\s*[:=]\s*)(\S.*)$`)
+	fileLine     = regexp.MustCompile(`(?i)^[\s{,"']*[\w.]*_file["']?\s*:[^@=]*$`)
 )
 
 // Redact returns a connection string, URL or key=value form, with its passwords masked. Text that is
 // neither may lose more than its password, never less.
 func Redact(conn string) string {
 	if strings.Contains(conn, "://") {
-		conn = maskText(conn)
+		conn = maskText(httpUserinfo.ReplaceAllString(conn, "${1}"+mask+"@"))
 		head, query, ok := strings.Cut(conn, "?")
 		if !ok {
 			return conn

@@ -126,6 +126,10 @@ var settings = []setting{
 		boolean(), func(c *Config) *bool { return &c.Egress.RequireHTTPS }),
 	many("egress.ports", "80,443", "Ports that may be dialed; what egress.allow lets through has no rule for ports.", 1000,
 		integer[uint16](1, 65535), func(c *Config) *[]uint16 { return &c.Egress.Ports }),
+	paths(one("egress.ca_file", "", "Certificates of authorities that are trusted besides the system's, PEM.",
+		filePath(), func(c *Config) *string { return &c.Egress.CAFile })),
+	secret(one("egress.proxy", "", "Proxy that everything goes through; it must know CONNECT.",
+		proxyURL(), func(c *Config) *string { return &c.Egress.Proxy })),
 
 	one("http.listen", "127.0.0.1:8000", "Address of the tenant API, health and metrics.",
 		listenAddress(), func(c *Config) *string { return &c.HTTP.Listen }),

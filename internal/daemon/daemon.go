@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -172,8 +178,45 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 // EgressOptions are the settings of the egress policy that a configuration asks for.
 func EgressOptions(c *Settings) egress.Options {
 	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
-		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, ConnectTimeout: c.Deliver.ConnectTimeout,
-		HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
+		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, CAFile: c.Egress.CAFile, Proxy: c.Egress.Proxy, Own: ownAddresses(c),
+		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
+}
+
+// ownAddresses are those that this relay and its database listen on, which are no receivers.
+func ownAddresses(c *Settings) []string {
+	own := []string{c.HTTP.Listen}
+	if c.HTTP.OpsListen != "" {
+		own = append(own, c.HTTP.OpsListen)
+	}
+	for _, conn := range []string{c.Database.URL, c.Database.ReplicationURL} {
+		if conn == "" {
+			continue
+		}
+		cfg, err := pgx.ParseConfig(conn)
+		if err != nil {
+			continue // the connection will tell; nothing is sent without it
+		}
+		for _, f := range append([]*pgconn.FallbackConfig{{Host: cfg.Host, Port: cfg.Port}}, cfg.Fallbacks...) {
+			at := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port)))
+			if network, _ := pgconn.NetworkAddress(f.Host, f.Port); network == "tcp" && !slices.Contains(own, at) {
+				own = append(own, at)
+			}
+		}
+	}
+	return own
+}
+
+// tellEgress says what may be dialed besides, and what may not: a mistake in it is a hole.
+func (d *Daemon) tellEgress(c *Settings) {
+	e := c.Egress
+	attrs := []any{"allow", config.Strings(e.Allow), "deny", config.Strings(e.Deny), "ports", e.Ports, "require_https", e.RequireHTTPS}
+	if e.CAFile != "" {
+		attrs = append(attrs, "ca_file", e.CAFile)
+	}
+	if proxy, err := egress.ParseProxy(e.Proxy); err == nil {
+		attrs = append(attrs, "proxy", proxy.Scheme+"://"+proxy.Host)
+	}
+	d.log.Info("egress: public addresses may be dialed, and besides them", attrs...)
 }
 
 func mappingOptions(c *Settings) outbox.MappingOptions {
@@ -217,6 +260,7 @@ func dispatchOptions(c *Settings) deliver.Options {
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.pool.Close()
 	defer d.apiPool.Close()
+	d.tellEgress(d.cfg())
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var back errgroup.Group
@@ -358,12 +402,12 @@ func (d *Daemon) Reload() error {
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
-	if err := d.policy.Reload(EgressOptions(next)); err != nil {
-		return fmt.Errorf("reload: egress: %w", err)
-	}
 	merged := *next
 	old := d.cfg()
 	merged.Database, merged.CDC, merged.Outbox, merged.HTTP = old.Database, old.CDC, old.Outbox, old.HTTP
+	if err := d.policy.Reload(EgressOptions(&merged)); err != nil {
+		return fmt.Errorf("reload: egress: %w", err)
+	}
 	d.settings.Store(&merged)
 	d.catalog.Store(catalog)
 	d.setPoster(&merged)
@@ -377,6 +421,9 @@ func (d *Daemon) Reload() error {
 		l.intake.next.Store(mapper)
 	}
 	d.log.Info("configuration reloaded", "changed", changed)
+	if slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, "egress.") }) {
+		d.tellEgress(&merged)
+	}
 	return nil
 }
 
