@@ -35,12 +35,17 @@ func (p *Dispatcher) hurry(ep *Endpoint, now time.Time) {
 	p.submit(op{kind: opHurry, ep: ep, next: now, left: ep.lanes.total})
 }
 
-// wentWrong tells an endpoint's breaker and pace of a failure.
+// wentWrong tells an endpoint's breaker and pace of a failure, also of one on our side: while nothing can be sent, one
+// delivery that tries is enough, and the others keep their attempts.
 func (p *Dispatcher) wentWrong(d *Delivery, out Outcome, now time.Time) {
 	s := &d.ep.lanes
 	s.works = false
 	if s.breaker.failed(now, d.id, d.probe, p.opts.Breaker, p.opts.Schedule.Stretch()) {
-		p.opened(d.ep, string(out.Reason))
+		why := string(out.Reason)
+		if out.OurFault {
+			why += ": " + out.Detail
+		}
+		p.opened(d.ep, why)
 	}
 	s.pace.failed(d.startedAt, now, p.opts.EndpointConcurrency)
 }

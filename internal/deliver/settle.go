@@ -112,7 +112,7 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	if wish := p.opts.Schedule.Wish(out.RetryAfter); out.Unavailable() && wish > 0 {
 		s.pace.pause(now, wish)
 	}
-	if d.flight.Replay == 0 || out.Gone {
+	if (d.flight.Replay == 0 || out.Gone) && !out.OurFault {
 		p.unhealthy(d.ep, out, now)
 	}
 	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)

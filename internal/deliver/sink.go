@@ -31,6 +31,7 @@ type Outcome struct {
 	Address    string        // that was dialed, for the operator
 	Answer     string        // first bytes of the answer's body, when it was a failure
 	Aborted    bool          // we gave up ourselves because of a stop: says nothing of the endpoint
+	OurFault   bool          // it failed on this side, as when the egress proxy is down: no reason to disable the endpoint
 
 	entry []byte // for the delivery's history; the Dispatcher makes it
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/egress"
 )
 
 // trace measures the phases of one attempt. Its hooks may be called when the
@@ -20,6 +21,9 @@ import (
 type trace struct {
 	mu     sync.Mutex
 	phases deliver.Phases
+	conn   net.Conn
+	before uint64 // what had come in on it before the request, in egress.Received
+	stray  bool
 	remote net.Addr
 	dialed string // before there is a connection
 
@@ -43,6 +47,8 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			t.remote = i.Conn.RemoteAddr()
+			t.conn = i.Conn
+			t.before, _ = egress.Received(i.Conn)
 			if i.Reused { // what was dialed meanwhile was not for this attempt
 				t.phases = deliver.Phases{}
 			}
@@ -52,8 +58,36 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 			defer t.mu.Unlock()
 			t.written = time.Now()
 		},
-		GotFirstResponseByte: func() { t.end(&t.written, &t.phases.FirstByte) },
+		GotFirstResponseByte: func() {
+			t.end(&t.written, &t.phases.FirstByte)
+			t.answered()
+		},
 	}
+}
+
+// answered looks whether the answer that begins was there before its request, which net/http does not tell. Then
+// nothing on this connection can be trusted: the answers to later requests would be off by one as well. The
+// transport may hand it on already, so it is closed here and now.
+func (t *trace) answered() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conn == nil {
+		return
+	}
+	if n, ok := egress.Received(t.conn); ok && n == t.before {
+		t.stray = true
+		below := t.conn
+		if secure, ok := below.(*tls.Conn); ok {
+			below = secure.NetConn() // without a last word, for which TLS could wait
+		}
+		_ = below.Close()
+	}
+}
+
+func (t *trace) isStray() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stray
 }
 
 // begin notes the begin of a phase. Of two addresses that are dialed at once the
@@ -83,7 +117,7 @@ func (t *trace) fill(out *deliver.Outcome) {
 	case out.Success():
 	case t.remote != nil:
 		out.Address = t.remote.String()
-	default:
+	case t.dialed != "":
 		out.Address = t.dialed
 	}
 }

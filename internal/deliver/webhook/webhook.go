@@ -69,6 +69,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}).WithContext(ctx)
 
 	resp, err := p.Transport.RoundTrip(req)
+	if err == nil && t.isStray() {
+		_ = resp.Body.Close()
+		err = errStray
+	}
 	if err != nil {
 		out := p.failed(ctx, err, time.Since(started))
 		t.fill(&out)
@@ -125,10 +129,14 @@ func Classify(status int) deliver.Outcome {
 	return out
 }
 
+// errStray is that of an answer that is to no request.
+var errStray = errors.New("the answer was there before its request")
+
 // failed classifies by type, never by the text of an error.
 func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deliver.Outcome {
 	out := deliver.Outcome{Duration: took}
 	var (
+		proxy   *egress.ProxyError
 		blocked *egress.BlockedError
 		dns     *net.DNSError
 		op      *net.OpError
@@ -137,8 +145,12 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deli
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		out.Aborted = true
+	case errors.As(err, &proxy): // before what it wraps, which is about the way to the proxy
+		out.Reason, out.OurFault = deliver.ReasonConnect, !proxy.Endpoint
+		out.Detail = proxyDetail(proxy)
 	case errors.As(err, &blocked):
 		out.Reason, out.Detail = deliver.ReasonBlocked, "the address is not allowed"
+		out.Address = blocked.Addr
 	case errors.As(err, &dns):
 		out.Reason, out.Detail = deliver.ReasonDNS, "the host name could not be resolved"
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -155,6 +167,21 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deli
 		out.Reason, out.Detail = deliver.ReasonOther, "no valid HTTP answer came"
 	}
 	return out
+}
+
+// proxyDetail says whose fault it was, and what an operator has to look at.
+func proxyDetail(e *egress.ProxyError) string {
+	switch {
+	case e.Endpoint && e.Status != 0:
+		return fmt.Sprintf("the egress proxy could not connect to the endpoint (it answered %d)", e.Status)
+	case e.Endpoint:
+		return "the egress proxy made no connection to the endpoint in time"
+	case e.Status == http.StatusProxyAuthRequired:
+		return "the egress proxy does not accept the relay's credentials"
+	case e.Status != 0:
+		return fmt.Sprintf("the egress proxy refused the connection (it answered %d)", e.Status)
+	}
+	return "the egress proxy could not be used"
 }
 
 func isTLS(err error) bool {
