@@ -2,8 +2,10 @@ package main
 
 import (
 	"io"
+	"log"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/lmittmann/tint"
 
@@ -25,4 +27,24 @@ func newLog(w io.Writer, terminal bool, c config.Log) (*slog.Logger, *slog.Level
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// longestLibraryLine is how much of a line of Go's own log is kept. net/http writes bytes
+// of receivers into it.
+const longestLibraryLine = 512
+
+// libraryLog takes what libraries write to Go's standard log, which would go to stderr past
+// ours: unstructured, at any length, and at the pace of whoever causes it.
+type libraryLog struct{ log *slog.Logger }
+
+func (l libraryLog) Write(line []byte) (int, error) {
+	text := strings.ToValidUTF8(strings.TrimRight(string(line[:min(len(line), longestLibraryLine)]), "\n"), "\uFFFD")
+	l.log.Debug("a library says", "line", text)
+	return len(line), nil
+}
+
+// catchLibraryLog sends Go's standard log to log.
+func catchLibraryLog(to *slog.Logger) {
+	log.SetFlags(0)
+	log.SetOutput(libraryLog{to})
 }

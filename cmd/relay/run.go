@@ -40,6 +40,7 @@ func newRun() *cobra.Command {
 			}
 			lines := newLogQueue(os.Stderr)
 			log, level := newLog(lines, isTerminal(os.Stderr), cfg.Log)
+			catchLibraryLog(log)
 			lines.tell = func(n int64) { log.Warn("log lines dropped, because the log did not take them", "lines", n) }
 			go lines.run()
 			defer lines.close(2 * time.Second)

@@ -387,3 +387,29 @@ func TestCondition_MuchIsHurriedLittleByLittle(t *testing.T) {
 		t.Errorf("%d rows are left, want %d", got, n)
 	}
 }
+
+func TestCondition_AFaultOnOurSideDisablesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	l := w.lead(disableAfter(100*ms), func(o *Options, _ *RecorderOptions) {
+		for i := range 200 {
+			o.Schedule.Delays = append(o.Schedule.Delays, time.Duration(10+i)*ms)
+		}
+	})
+	w.sink.on("a.test", func(context.Context, *Request, int) Outcome {
+		return Outcome{Reason: ReasonConnect, Detail: "the egress proxy could not be used", OurFault: true}
+	})
+	began := time.Now()
+	sent := l.send(keys(20)...)
+	eventually(t, "the breaker spares the attempts", func() bool { return l.p.Open() == 1 })
+	eventually(t, "it has lasted three times as long as an endpoint may fail", func() bool { return time.Since(began) > 300*ms })
+	n := w.sink.attempts("a.test")
+	eventually(t, "it is tried again", func() bool { return w.sink.attempts("a.test") > n })
+	if w.count("SELECT count(*) FROM relay.subscriptions WHERE active") != 1 || w.count(isFailing, id) != 0 || l.metric("relay_endpoint_warnings_total") != 0 {
+		t.Error("the endpoint is held to be at fault")
+	}
+	w.sink.on("a.test", ok)
+	w.arrivedInAll("a.test", sent...)
+	w.inKeyOrder("a.test", sent...)
+}
