@@ -65,7 +65,7 @@ func (tr *trap) mustBeEmpty(t *testing.T) {
 
 // newResolver returns a resolver that asks a name server on this machine, which gives the answer for every
 // name that the hosts file does not have.
-func newResolver(t *testing.T, answer func(name string) []netip.Addr) *net.Resolver {
+func newResolver(t testing.TB, answer func(name string) []netip.Addr) *net.Resolver {
 	t.Helper()
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {

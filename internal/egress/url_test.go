@@ -3,11 +3,15 @@ package egress
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestCheckURL_Accepts(t *testing.T) {
@@ -167,8 +171,62 @@ func TestCheckURL_AppliesThePolicyToWhatItCanSee(t *testing.T) {
 	})
 }
 
-// FuzzCheckURL holds what CheckURL accepts against what net/http would then dial: never a literal address that
-// is not public, and never a host other than the one that was checked.
+// special are the ranges that no dial may reach, written down from the registries of IANA by hand: what the policy
+// itself goes by comes from a library.
+var special = func() (list []netip.Prefix) {
+	for _, text := range strings.Fields(`0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
+		192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+		168.63.129.16/32 2001::/23 2001:db8::/32 2002::/16 3fff::/20`) {
+		list = append(list, netip.MustParsePrefix(text))
+	}
+	return list
+}()
+
+// mustBePublic fails when an address is one of those, or wraps one as ISATAP does.
+func mustBePublic(t *testing.T, what, address string) {
+	t.Helper()
+	target, err := netip.ParseAddrPort(address)
+	if err != nil {
+		t.Errorf("%s dials %q", what, address)
+		return
+	}
+	a := target.Addr()
+	if a.Zone() != "" { // which no prefix contains
+		t.Errorf("%s dials %s", what, a)
+	}
+	a = a.Unmap()
+	forms := []netip.Addr{a}
+	if b := a.As16(); a.Is6() && b[8]&0xfc == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe {
+		forms = append(forms, netip.AddrFrom4([4]byte(b[12:])))
+	}
+	for _, form := range forms {
+		if within(special, form) || form.Is6() && !netip.MustParsePrefix("2000::/3").Contains(form) {
+			t.Errorf("%s dials %s", what, a)
+		}
+	}
+	if p := target.Port(); p != 80 && p != 443 {
+		t.Errorf("%s dials port %d", what, p)
+	}
+}
+
+// fuzzAnswer makes an address of any kind from a name: public, special, or wrapping something.
+func fuzzAnswer(name string) []netip.Addr {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(strings.ToLower(name)))
+	n := h.Sum64()
+	addrs := always("93.184.216.34", "2606:4700:4700::1111")("")
+	if n%4 != 0 {
+		addrs = append(addrs, corpus[n/4%uint64(len(corpus))].address())
+	}
+	if n%3 == 0 {
+		addrs = addrs[len(addrs)-1:]
+	}
+	return addrs
+}
+
+// FuzzCheckURL asks of every text: whatever CheckURL says of it, and whatever its host resolves to, net/http dials no
+// address that is not public, directly or through a proxy. And what CheckURL accepts leads net/http to the very host
+// that was checked.
 func FuzzCheckURL(f *testing.F) {
 	for _, s := range corpus {
 		f.Add("http://" + s.host + "/")
@@ -181,57 +239,81 @@ func FuzzCheckURL(f *testing.F) {
 	} {
 		f.Add(raw)
 	}
-	p := mustPolicy(f, Options{})
+	p := mustPolicy(f, Options{Resolver: newResolver(f, fuzzAnswer), ConnectTimeout: 10 * time.Second})
+	r := p.rules.Load()
 	errStop := errors.New("nothing is dialled here")
 	f.Fuzz(func(t *testing.T, raw string) {
-		u, err := p.CheckURL(raw)
-		if err != nil {
-			if u != nil || !errors.Is(err, ErrURL) {
-				t.Fatalf("got %v, %v", u, err)
+		u, refused := p.CheckURL(raw)
+		texts := []string{raw}
+		if refused != nil {
+			if u != nil || !errors.Is(refused, ErrURL) {
+				t.Fatalf("got %v, %v", u, refused)
 			}
-			return
-		}
-		again, err := p.CheckURL(u.String())
-		if err != nil || again.String() != u.String() {
-			t.Fatalf("%q became %q became %v, %v", raw, u, again, err)
-		}
-		if u.User != nil || u.Fragment != "" || len(u.String()) > maxURL || (u.Scheme != "https" && u.Scheme != "http") {
-			t.Fatalf("%q became %q", raw, u)
-		}
-
-		// What would be dialled, for the text as given and as stored.
-		for _, text := range []string{raw, u.String()} {
-			var dialled string
-			transport := p.Transport(TransportOptions{})
-			transport.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
-				dialled = address
-				return nil, errStop
+		} else {
+			texts = append(texts, u.String())
+			again, err := p.CheckURL(u.String())
+			if err != nil || again.String() != u.String() {
+				t.Fatalf("%q became %q became %v, %v", raw, u, again, err)
 			}
+			if u.User != nil || u.Fragment != "" || len(u.String()) > maxURL || (u.Scheme != "https" && u.Scheme != "http") {
+				t.Fatalf("%q became %q", raw, u)
+			}
+		}
+		for _, text := range texts {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, text, strings.NewReader("x"))
 			if err != nil {
+				if refused == nil {
+					t.Fatalf("%q: %v", text, err)
+				}
+				continue
+			}
+			asked := ""
+			transport := p.Transport(TransportOptions{})
+			transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				asked = address
+				// As DialContext dials, up to the first packet.
+				d := r.dialer(splitHost(address))
+				decide := d.ControlContext
+				d.ControlContext = func(ctx context.Context, network, address string, c syscall.RawConn) error {
+					if err := decide(ctx, network, address, c); err != nil {
+						return err
+					}
+					mustBePublic(t, strconv.Quote(text), address)
+					return errStop
+				}
+				if c, err := d.DialContext(ctx, network, address); err == nil {
+					_ = c.Close()
+					t.Errorf("%q: connected", text)
+				}
+				// And as it asks a proxy.
+				targets, err := r.resolve(ctx, network, address)
+				if err != nil && len(targets) > 0 {
+					t.Errorf("%q: %v and %v", text, targets, err)
+				}
+				for _, target := range targets {
+					mustBePublic(t, strconv.Quote(text)+" through a proxy", target.String())
+				}
+				return nil, errStop
+			}
+			_, err = transport.RoundTrip(req)
+			if refused != nil {
+				continue
+			}
+			if !errors.Is(err, errStop) {
 				t.Fatalf("%q: %v", text, err)
 			}
-			if _, err := transport.RoundTrip(req); !errors.Is(err, errStop) {
-				t.Fatalf("%q: %v", text, err)
-			}
-			host, port, err := net.SplitHostPort(dialled)
+			host, _, err := net.SplitHostPort(asked)
 			if err != nil {
 				t.Fatal(err)
-			}
-			if port != "80" && port != "443" && port != "0443" && strings.TrimLeft(port, "0") != "80" && strings.TrimLeft(port, "0") != "443" {
-				t.Fatalf("%q dials port %s", text, port)
 			}
 			if same, err := canonicalHost(host); err != nil || same != u.Hostname() {
 				t.Fatalf("%q was checked as %s and dials %s", text, u.Hostname(), host)
 			}
+			if a, err := netip.ParseAddr(host); err == nil {
+				mustBePublic(t, "creation of "+strconv.Quote(text), netip.AddrPortFrom(a, 443).String())
+			}
 			if strings.TrimSuffix(host, ".") == "localhost" {
 				t.Fatalf("%q dials %s", text, host)
-			}
-			if a, err := netip.ParseAddr(host); err == nil {
-				a = a.Unmap()
-				if a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() {
-					t.Fatalf("%q dials %s", text, a)
-				}
 			}
 		}
 	})
