@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -177,5 +178,23 @@ func BenchmarkDirectory_Match(b *testing.B) {
 				i += 7919
 			}
 		})
+	}
+}
+
+func TestDirectory_MakesNoAttemptAtAURLThatOtherHandsWrote(t *testing.T) {
+	t.Parallel()
+	strict, err := egress.New(egress.Options{RequireHTTPS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := NewDirectory(strict.CheckURL)
+	for url, want := range map[string]bool{
+		"https://receiver.example/": true, "http://receiver.example/": false, "https://10.0.0.1/": false, "https://user:pw@receiver.example/": false,
+		"https://receiver.example/#x": false, "https://receiver.example:22/": false, "https://receiver.example/\u202e": false, "": false,
+	} {
+		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: url, Events: []string{"*"}, Secret: secret.New("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")})
+		if fault := ep.spec.Load().fault; (fault == "") != want {
+			t.Errorf("%q: fault %q", url, fault)
+		}
 	}
 }
