@@ -197,6 +197,7 @@ func FuzzRefuse(f *testing.F) {
 		if !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
 			t.Errorf("%s passed", a)
 		}
+		mustBePublic(t, "the policy", netip.AddrPortFrom(a, 443).String())
 	})
 }
 

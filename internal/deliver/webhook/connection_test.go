@@ -92,6 +92,38 @@ func TestPoster_GivesUpAnEndpointThatDoesNotReadTheRequest(t *testing.T) {
 	}
 }
 
+// What comes on a kept connection that nothing was asked on belongs to no request.
+func TestPoster_LeavesAConnectionOnWhichSomethingComesUnasked(t *testing.T) {
+	t.Parallel()
+	answered, unasked, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	to, seen := serveRequests(t, func(c net.Conn, n int32) bool {
+		_, _ = io.WriteString(c, "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+		if n > 1 {
+			return true
+		}
+		close(answered)
+		<-unasked
+		_, _ = io.WriteString(c, answer204)
+		untilClosed(c)
+		close(left)
+		return false
+	})
+	p := mustPoster(t, 5*time.Second)
+	for i := range 3 {
+		if out := p.Attempt(t.Context(), mustRequest(t, to)); out.StatusCode != 500 {
+			t.Errorf("attempt %d: %+v", i, out)
+		}
+		if i == 0 {
+			<-answered
+			close(unasked)
+			<-left
+		}
+	}
+	if n := seen.Load(); n != 3 {
+		t.Errorf("%d requests arrived for 3 attempts", n)
+	}
+}
+
 // Attempts that share a connection share its death.
 func TestPoster_SpeaksHTTP1WhereTheEndpointOffersHTTP2(t *testing.T) {
 	t.Parallel()
