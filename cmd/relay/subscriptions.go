@@ -80,6 +80,10 @@ func newSubscriptionsAdd() *cobra.Command {
 					return err
 				}
 				if _, err := policy.CheckURL(url); err != nil {
+					var blocked *egress.BlockedError
+					if errors.As(err, &blocked) && blocked.Rule == egress.RuleOwn { // which no setting changes
+						return usageError{fmt.Errorf("--url: %w", err)}
+					}
 					return usageError{fmt.Errorf("--url: %w (egress.allow and egress.require_https in the configuration decide)", err)}
 				}
 				warnUnknown(cmd, cfg, events)

@@ -216,7 +216,7 @@ func (d *Daemon) tellEgress(c *Settings) {
 	if proxy, err := egress.ParseProxy(e.Proxy); err == nil {
 		attrs = append(attrs, "proxy", proxy.Scheme+"://"+proxy.Host)
 	}
-	d.log.Info("egress: public addresses may be dialed, and besides them", attrs...)
+	d.log.Info("egress: public addresses are dialed, and what allow names", attrs...)
 }
 
 func mappingOptions(c *Settings) outbox.MappingOptions {
