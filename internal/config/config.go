@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	secrets "github.com/outbox-relay/relay/internal/secret"
 )
 
 // Config holds every setting of the relay, valid as a whole. Load makes it; it is read-only from then on.
@@ -19,6 +21,7 @@ type Config struct {
 	Deliver  Deliver
 	Replay   Replay
 	Egress   Egress
+	Secrets  Secrets
 	HTTP     HTTP
 	API      API
 	Auth     Auth
@@ -177,6 +180,11 @@ func Strings(targets []Target) []string {
 		out[i] = t.String()
 	}
 	return out
+}
+
+// Secrets governs how the secrets of subscriptions are stored.
+type Secrets struct {
+	Key secrets.Secret // Tink keyset in JSON that they are sealed with; none: they are stored as they are
 }
 
 // HTTP holds the addresses that the relay listens on, each host:port.

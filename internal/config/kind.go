@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	secrets "github.com/outbox-relay/relay/internal/secret"
 )
 
 // mismatch is why a text is not a value of a kind. Empty fields leave what the kind says by itself.
@@ -240,5 +242,22 @@ func words(expected string, schema map[string]any, accept func(string) *mismatch
 		text:     func(s string) string { return s },
 		plain:    func(s string) any { return s },
 		schema:   full,
+	}
+}
+
+// keyset is a Tink keyset, of which nothing is ever shown.
+func keyset() kind[secrets.Secret] {
+	return kind[secrets.Secret]{
+		expected: "a Tink keyset for AES-256-GCM in JSON, as `relay secrets generate-key` makes it",
+		parse: func(s string) (secrets.Secret, *mismatch) {
+			key := secrets.New(s)
+			if _, err := secrets.NewKeyring(key); err != nil {
+				return secrets.Secret{}, &mismatch{got: "a text of no use (" + strings.TrimPrefix(err.Error(), secrets.ErrKeyset.Error()+": ") + ")"}
+			}
+			return key, nil
+		},
+		text:   secrets.Secret.Reveal,
+		plain:  func(secrets.Secret) any { return mask },
+		schema: map[string]any{"type": "string"},
 	}
 }

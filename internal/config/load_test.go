@@ -1,7 +1,9 @@
 package config
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	secrets "github.com/outbox-relay/relay/internal/secret"
 )
 
 // write puts text into a new file and returns its path.
@@ -121,6 +125,7 @@ func takesEveryKeyBut(t *testing.T, left []string) {
 	}
 	values[keyDatabaseURL], values[keyReplicationURL] = "postgres://h/a", "postgres://h/b"
 	values["http.ops_listen"], values["cdc.wal_budget"] = ":9000", "8GiB"
+	values["secrets.key"] = newKeyset(t)
 	values["egress.proxy"] = "http://proxy.example:3128"
 	values["auth.jwt.jwks_url"] = "https://login.example.com/jwks.json"
 	for _, key := range left {
@@ -142,6 +147,69 @@ func takesEveryKeyBut(t *testing.T, left []string) {
 		}
 		if text := strings.Join(settingOf[key].texts(byEnv), ","); text != value {
 			t.Errorf("%s: got %q, want %q", key, text, value)
+		}
+	}
+}
+
+// newKeyset returns a keyset with one new key, as it is configured.
+func newKeyset(t *testing.T) string {
+	t.Helper()
+	set, err := secrets.GenerateKeyset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := set.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text.Reveal()
+}
+
+func TestLoad_ReadsTheKeysetAndShowsNothingOfIt(t *testing.T) {
+	text := newKeyset(t)
+	_, key, _ := strings.Cut(text, `"value":"`)
+	key, _, _ = strings.Cut(key, `"`)
+	if len(key) < 40 {
+		t.Fatalf("no key in %d bytes", len(text))
+	}
+	path := write(t, "keys.json", text+"\n")
+	for name, opts := range map[string]LoadOptions{
+		"file":               {File: write(t, "relay.yaml", "secrets:\n  key: '"+text+"'\n")},
+		"block in the file":  {File: write(t, "relay.yaml", "secrets:\n  key: |\n    "+strings.ReplaceAll(text, `,"`, ",\n    \"")+"\n")},
+		"file of the file":   {File: write(t, "relay.yaml", "secrets: {key_file: "+path+"}\n")},
+		"environment":        {Environ: []string{"RELAY_SECRETS_KEY=" + text}},
+		"file of environent": {Environ: []string{"RELAY_SECRETS_KEY_FILE=" + path}},
+		"flag":               {Flags: parsed(t, "--set", "secrets.key_file="+path)},
+	} {
+		c := mustLoad(t, opts)
+		ring, err := secrets.NewKeyring(c.Secrets.Key)
+		if err != nil || ring.Primary() == 0 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if slices.Contains(NeedsRestart([]string{"secrets.key"}), "secrets.key") {
+			t.Error("the key is not reloaded")
+		}
+		var out bytes.Buffer
+		if err := errors.Join(Print(&out, c), PrintJSON(&out, c)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&out, "%v %+v %#v", c, c.Secrets, c.Secrets)
+		if strings.Contains(out.String(), key) || strings.Contains(out.String(), "primaryKeyId") {
+			t.Errorf("%s: the key is shown:\n%s", name, out.String())
+		}
+	}
+	for _, spoilt := range []string{text[:len(text)-9], "x" + text, strings.ReplaceAll(text, "AesGcmKey", "AesGcmKex"), strings.ReplaceAll(text, "SYMMETRIC", "SYMETRIC")} {
+		for _, opts := range []LoadOptions{
+			{File: write(t, "relay.yaml", "secrets:\n  key: '"+spoilt+"'\n")},
+			{File: write(t, "relay.yaml", "secrets:\n  key: "+spoilt+"\n")},
+			{File: write(t, "relay.yaml", "secrets:\n  key:\n    "+strings.ReplaceAll(spoilt, ",", ",\n    ")+"\n")},
+			{File: write(t, "relay.yaml", "secrets:\n  key: '"+strings.ReplaceAll(spoilt, ",", "\n,")+"\n")},
+			{Environ: []string{"RELAY_SECRETS_KEY=" + spoilt}},
+			{Environ: []string{"RELAY_SECRETS_KEY_FILE=" + write(t, "keys.json", spoilt)}},
+		} {
+			if err := (&Error{Faults: mustFail(t, opts)}).Error(); strings.Contains(err, key) {
+				t.Errorf("the message shows the key:\n%s", err)
+			}
 		}
 	}
 }
@@ -315,7 +383,7 @@ func TestSettings_CoverEveryFieldOnceWithAValidDefault(t *testing.T) {
 
 // countFields counts the exported leaves of a struct.
 func countFields(t reflect.Type) int {
-	if t.Kind() != reflect.Struct {
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[secrets.Secret]() {
 		return 1
 	}
 	n := 0

@@ -57,6 +57,7 @@ func TestReference_HasExamplesThatAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const noExample = "secrets.key" // somebody would use it
 	// Of these, one excludes the others.
 	exclusive := []string{"#secret: ", "#jwks_url: ", "#jwks_path: "}
 	alternative := map[string]bool{} // to the line above it
@@ -68,7 +69,7 @@ func TestReference_HasExamplesThatAreValid(t *testing.T) {
 		lines := strings.Split(string(text), "\n")
 		for i, line := range lines {
 			other := slices.ContainsFunc(exclusive, func(a string) bool { return a != one && strings.Contains(line, a) })
-			if m := commentedKey.FindStringSubmatch(line); !other && (m == nil || !alternative[strings.TrimSuffix(m[2], ":")]) {
+			if m := commentedKey.FindStringSubmatch(line); !other && !strings.Contains(line, "#key:") && (m == nil || !alternative[strings.TrimSuffix(m[2], ":")]) {
 				lines[i] = commentedKey.ReplaceAllString(line, "$1$2")
 			}
 		}
@@ -78,7 +79,7 @@ func TestReference_HasExamplesThatAreValid(t *testing.T) {
 		}
 	}
 	for _, s := range settings {
-		if !s.list && !seen[s.key] {
+		if !s.list && s.key != noExample && !seen[s.key] {
 			t.Errorf("%s has no example", s.key)
 		}
 	}

@@ -55,7 +55,7 @@ var (
 	// For proxies, a user without a password is mostly a token.
 	httpUserinfo = regexp.MustCompile(`(?is)^(\s*https?://).*@`)
 	urlUserinfo  = regexp.MustCompile(`(?s)(://)(.*)@`)
-	secretLine   = regexp.MustCompile(`(?i)(["']?[\w.]*(?:url|dsn|pass|proxy|secret|token|credential)\w*["']?\s*[:=]\s*)(\S.*)$`)
+	secretLine   = regexp.MustCompile(`(?i)(["']?[\w.]*(?:url|dsn|pass|proxy|secret|token|credential|key|value)\w*["']?\s*[:=]\s*)(\S.*)$`)
 	fileLine     = regexp.MustCompile(`(?i)^[\s{,"']*[\w.]*_file["']?\s*:[^@=]*$`)
 )
 

@@ -3,6 +3,8 @@ package config
 import (
 	"log/slog"
 	"time"
+
+	secrets "github.com/outbox-relay/relay/internal/secret"
 )
 
 // keyDatabaseURL has a flag of its own, and is the default of keyReplicationURL.
@@ -131,6 +133,9 @@ var settings = []setting{
 	secret(one("egress.proxy", "", "Proxy that everything goes through; it must know CONNECT.",
 		proxyURL(), func(c *Config) *string { return &c.Egress.Proxy })),
 
+	secret(one("secrets.key", "", "Keyset that the secrets of subscriptions are sealed with in the database; without it they stand there as they are.",
+		keyset(), func(c *Config) *secrets.Secret { return &c.Secrets.Key })),
+
 	one("http.listen", "127.0.0.1:8000", "Address of the tenant API, health and metrics.",
 		listenAddress(), func(c *Config) *string { return &c.HTTP.Listen }),
 	one("http.ops_listen", "", "When set, address that metrics, health and operator API move to.",
@@ -190,6 +195,7 @@ var sectionDocs = map[string]string{
 	"deliver.record":  "Bounds of a recording batch.",
 	"replay":          "How retained events are sent again.",
 	"egress":          "Which addresses may be dialed.",
+	"secrets":         "How the secrets of subscriptions are stored.",
 	"http":            "Addresses that the relay listens on.",
 	"auth":            "Who may call the tenant API besides the bearers of relay's own tokens.",
 	"auth.jwt":        "Tokens of an identity provider.",

@@ -60,7 +60,7 @@ func parseKeyset(text Secret) (*Keyset, error) {
 	// What the reader says of a text that it cannot read may show a part of it.
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(strings.NewReader(text.Reveal())))
 	if err != nil {
-		return nil, fmt.Errorf("%w: it is no Tink keyset in JSON, or not a valid one (`relay secrets generate-key` makes one)", ErrKeyset)
+		return nil, fmt.Errorf("%w: it is no Tink keyset in JSON, or not a valid one", ErrKeyset)
 	}
 	set := &Keyset{handle}
 	if _, err := set.keyring(); err != nil {
