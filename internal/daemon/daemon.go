@@ -31,6 +31,7 @@ import (
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
+	"github.com/outbox-relay/relay/internal/secret"
 )
 
 // Settings is the configuration that the daemon runs under.
@@ -59,6 +60,7 @@ type Daemon struct {
 	pool         *pgxpool.Pool
 	policy       *egress.Policy
 	poster       atomic.Pointer[webhook.Poster]
+	keys         atomic.Pointer[secret.Keyring] // nil: secrets are not sealed
 	registry     *prometheus.Registry
 	metrics      *deliver.Metrics
 	states       *stateKeeper
@@ -88,6 +90,10 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress policy: %w", err)
 	}
+	keys, err := secret.NewKeyring(o.Config.Secrets.Key)
+	if err != nil {
+		return nil, fmt.Errorf("secrets.key: %w", err)
+	}
 	pool, err := newPool(o.Config)
 	if err != nil {
 		return nil, err
@@ -99,6 +105,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, policy: policy, registry: prometheus.NewRegistry()}
 	d.settings.Store(o.Config)
+	d.keys.Store(keys)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
 	d.states = newStateKeeper(d.registry, o.Log)
@@ -261,6 +268,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.pool.Close()
 	defer d.apiPool.Close()
 	d.tellEgress(d.cfg())
+	d.tellKeys()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var back errgroup.Group
@@ -402,9 +410,22 @@ func (d *Daemon) Reload() error {
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
+	keys, err := secret.NewKeyring(next.Secrets.Key)
+	if err != nil {
+		return fmt.Errorf("reload: secrets.key: %w", err)
+	}
 	merged := *next
 	old := d.cfg()
 	merged.Database, merged.CDC, merged.Outbox, merged.HTTP = old.Database, old.CDC, old.Outbox, old.HTTP
+	if _, err := egress.New(EgressOptions(&merged)); err != nil {
+		return fmt.Errorf("reload: egress: %w", err)
+	}
+	if next.Secrets.Key != old.Secrets.Key {
+		// The only step that may still be refused, so it comes before the others.
+		if err := d.rekey(keys); err != nil {
+			return fmt.Errorf("reload: secrets.key: %w", err)
+		}
+	}
 	if err := d.policy.Reload(EgressOptions(&merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
@@ -466,6 +487,13 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			if len(report.Deferred) > 0 {
 				wait = time.Minute
 			}
+		}
+		// Nobody signs with them since their time; here they only leave the table.
+		if n, err := (deliver.Subscriptions{DB: d.pool}).ForgetSecrets(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("expired secrets could not be removed, will be tried again", "error", err)
+			wait = time.Minute
+		} else if n > 0 {
+			d.log.Info("expired secrets removed", "subscriptions", n)
 		}
 	}
 }

@@ -105,7 +105,7 @@ func (d *Daemon) lead(ctx context.Context) error {
 		_ = stream.Close(0)
 		return err
 	}
-	d.current.Store(l)
+	d.makeCurrent(l)
 	defer d.current.Store(nil)
 	return l.run(ctx, stream)
 }
@@ -158,7 +158,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.watermark.Remember(l.state.Position)
 	l.recorded.Store(uint64(l.state.Position.End))
-	l.dir = deliver.NewDirectory(l.d.policy.CheckURL)
+	l.dir = deliver.NewDirectory(l.d.policy.CheckURL, l.d.keys.Load())
 	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, l.state.Backfill != ""); err != nil {
 		return err
 	}

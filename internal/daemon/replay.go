@@ -179,7 +179,7 @@ func (r *replayer) step(ctx context.Context, run *replayRun, now time.Time) erro
 		r.l.log.Warn("replay ended", "id", run.ID, "subscription", run.Subscription, "reason", why)
 		r.l.dispatcher.CancelReplay(ep, run.ID, why)
 		return nil
-	case run.done || !ep.Subscription().Active || r.l.pressed.Load(): // what is parked is written to the WAL
+	case run.done || ep.Held() || r.l.pressed.Load(): // what is parked is written to the WAL
 		return nil
 	}
 	// A slow table must not keep other replays, or the wish to cancel, waiting.

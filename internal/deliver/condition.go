@@ -104,3 +104,27 @@ func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
 		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", reason, "detail", text)
 	p.submit(op{kind: opDisable, ep: ep, sub: ep.Subscription(), url: ep.lanes.url, text: reason + ": " + text})
 }
+
+// tellLocked logs of which endpoints the secret cannot be opened, or opens again. Many
+// are locked for one reason, which is told once.
+func (p *Dispatcher) tellLocked(eps ...*Endpoint) {
+	first, count := make(map[string]*Endpoint), make(map[string]int)
+	for _, ep := range eps {
+		s, sub := &ep.lanes, ep.Subscription()
+		was := s.locked
+		s.locked = sub.Locked
+		switch {
+		case sub.Locked != nil && (was == nil || was.Error() != sub.Locked.Error()):
+			why := sub.Locked.Error()
+			if count[why]++; first[why] == nil {
+				first[why] = ep
+			}
+		case was != nil && sub.Locked == nil:
+			p.log.Info("secret opens again; what waited goes on", "subscription", ep.id, "tenant", sub.TenantID)
+		}
+	}
+	for why, ep := range first {
+		p.log.Error("nothing is sent for a subscription whose secret cannot be opened; its events are kept and wait", "subscription", ep.id,
+			"tenant", ep.Subscription().TenantID, "subscriptions", count[why], "reason", why)
+	}
+}

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -20,7 +20,8 @@ import (
 // by tenant and one by event type. Safe for concurrent use.
 type Directory struct {
 	check   CheckURL
-	reading sync.Mutex // held from a query to its effect, so that no older answer replaces a newer one
+	keys    *secret.Keyring // guarded by mu
+	reading sync.Mutex      // held from a query to its effect, so that no older answer replaces a newer one
 	mu      sync.RWMutex
 	byID    map[uuid.UUID]*Endpoint
 	tenants map[string]*tenantIndex
@@ -34,25 +35,27 @@ type tenantIndex struct {
 }
 
 // NewDirectory returns an empty Directory whose endpoints get the URLs that
-// check lets through.
-func NewDirectory(check CheckURL) *Directory {
-	return &Directory{check: check, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
+// check lets through, and the secrets that keys open.
+func NewDirectory(check CheckURL, keys *secret.Keyring) *Directory {
+	return &Directory{check: check, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
-const subscriptionColumns = `id, tenant_id, url, events, secret, description, ordering, on_dead, active, disabled_reason, created_at, updated_at`
+const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
+previous_secret_expires_at, description, ordering, on_dead, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
-// failing, of what relay.failing says of it.
+// failing, of what relay.failing says of it. Its secrets are not opened yet.
 func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
-	var key string
-	to := append(make([]any, 0, 16), &s.ID, &s.TenantID, &s.URL, &s.Events, &key, &s.Description, &s.Ordering, &s.OnDead, &s.Active,
-		&s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	var current string
+	var next, previous *string
+	to := append(make([]any, 0, 20), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
+		&s.Description, &s.Ordering, &s.OnDead, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)
 	}
 	err := row.Scan(to...)
-	s.Secret = secret.New(key)
+	s.stored = newStored(current, next, previous)
 	return &s, err
 }
 
@@ -117,11 +120,16 @@ func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (chan
 	return d.put(s), nil, nil
 }
 
-// put adds or replaces a subscription; nil when nothing changed. The Endpoint,
-// with its lanes, stays the same over changes: deliveries on their way keep it.
+// put adds or replaces a subscription; nil when nothing changed, however its secrets
+// are sealed by now. The Endpoint, with its lanes, stays the same over changes:
+// deliveries on their way keep it.
 func (d *Directory) put(s *Subscription) *Endpoint {
+	s.open(d.keys)
 	ep := d.byID[s.ID]
-	if ep != nil && reflect.DeepEqual(ep.Subscription(), s) {
+	if ep != nil && ep.Subscription().alike(s, time.Now()) {
+		if ep.Subscription().stored != s.stored {
+			ep.replace(s, d.check)
+		}
 		return nil
 	}
 	if ep == nil {
@@ -242,6 +250,54 @@ func (d *Directory) Recheck() {
 	for _, ep := range d.byID {
 		ep.replace(ep.Subscription(), d.check)
 	}
+}
+
+// Rekey opens all secrets with other keys from now on, and returns the endpoints
+// that this changes. It changes nothing, and returns an error, when the keys do not
+// open a secret that is open.
+func (d *Directory) Rekey(keys *secret.Keyring) ([]*Endpoint, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if keys == d.keys {
+		return nil, nil
+	}
+	subs := make([]*Subscription, 0, len(d.byID))
+	var lost int
+	var first error
+	for _, ep := range d.byID {
+		s := *ep.Subscription()
+		open := s.Locked == nil
+		if s.open(keys); open && s.Locked != nil {
+			if lost++; first == nil {
+				first = fmt.Errorf("subscription %s: %w", s.ID, s.Locked)
+			}
+		}
+		subs = append(subs, &s)
+	}
+	if lost > 0 {
+		return nil, fmt.Errorf("the new keyset does not open the secrets of %d subscriptions, which are open with the old one: %w", lost, first)
+	}
+	d.keys = keys
+	var changed []*Endpoint
+	for _, s := range subs {
+		if ep := d.put(s); ep != nil {
+			changed = append(changed, ep)
+		}
+	}
+	return changed, nil
+}
+
+// Locked is the number of subscriptions whose secret cannot be opened.
+func (d *Directory) Locked() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	n := 0
+	for _, ep := range d.byID {
+		if ep.Subscription().Locked != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Len is the number of subscriptions.

@@ -142,7 +142,8 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 	defer p.mu.Unlock()
 	s, now := &ep.lanes, time.Now()
 	was, url, sub := s.disabled, s.url, ep.Subscription()
-	s.disabled, s.url = !sub.Active, sub.URL
+	s.disabled, s.url = ep.Held(), sub.URL
+	p.tellLocked(ep)
 	if s.disabled && !was {
 		delete(p.failing, ep)
 		delete(p.open, ep)

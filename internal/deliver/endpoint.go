@@ -23,8 +23,17 @@ type Endpoint struct {
 type endpointSpec struct {
 	sub    *Subscription
 	url    *url.URL
-	signer *signature.Signer
-	fault  string // why no attempt can be made, empty when one can
+	signer *signature.Signer // with each secret that is good
+	later  *signature.Signer // without the previous one, for when that has expired; nil when there is none
+	fault  string            // why no attempt can be made, empty when one can
+}
+
+// signerAt is what signs at a time. Nobody has to be told that a secret expires.
+func (s *endpointSpec) signerAt(now time.Time) *signature.Signer {
+	if s.later != nil && !s.sub.previousGood(now) {
+		return s.later
+	}
+	return s.signer
 }
 
 // CheckURL parses a URL and tells whether it may be posted to at all. What it
@@ -44,14 +53,32 @@ func (ep *Endpoint) replace(s *Subscription, check CheckURL) {
 	var err error
 	if spec.url, err = check(s.URL); err != nil {
 		spec.fault = "the URL of the subscription is not allowed"
-	} else if spec.signer, err = signature.NewSigner(s.Secret.Reveal()); err != nil {
+	} else if err = spec.sign(time.Now()); err != nil {
 		spec.fault = "the secret of the subscription cannot be used"
 	}
 	ep.spec.Store(spec)
 }
 
+// sign makes the signers.
+func (s *endpointSpec) sign(now time.Time) (err error) {
+	if s.sub.Locked != nil {
+		return nil // no attempt is made
+	}
+	if s.signer, err = s.sub.Signer(now); err == nil && s.sub.previousGood(now) {
+		s.later, err = s.sub.Signer(*s.sub.PreviousExpiresAt)
+	}
+	return err
+}
+
 // Subscription returns the subscription as it was last read.
 func (ep *Endpoint) Subscription() *Subscription { return ep.spec.Load().sub }
+
+// Held tells whether everything for the endpoint waits: its subscription is disabled,
+// or its secret cannot be opened.
+func (ep *Endpoint) Held() bool {
+	sub := ep.Subscription()
+	return !sub.Active || sub.Locked != nil
+}
 
 // laneSet is what is in memory for one endpoint.
 type laneSet struct {
@@ -83,8 +110,9 @@ type laneSet struct {
 	looked   time.Time // when it last did
 	due      *dueList  // that it is in, nil for none
 	dueIndex int       // and where
-	disabled bool
-	halts    bool // a delivery that is given up halts its lane
+	disabled bool      // or its secret is locked: see Endpoint.Held
+	locked   error     // that was told
+	halts    bool      // a delivery that is given up halts its lane
 	removed  bool
 	replay   replaySet
 }

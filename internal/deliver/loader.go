@@ -71,8 +71,9 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 	}
 	for _, ep := range dir.All() {
 		sub := ep.Subscription()
-		ep.lanes.disabled, ep.lanes.url, ep.lanes.halts = !sub.Active, sub.URL, sub.halts()
+		ep.lanes.disabled, ep.lanes.url, ep.lanes.halts = ep.Held(), sub.URL, sub.halts()
 	}
+	p.tellLocked(dir.All()...)
 	if err := p.restoreHealth(ctx, db, dir); err != nil {
 		return err
 	}

@@ -26,23 +26,41 @@ var (
 )
 
 // Subscriptions manages the subscriptions in the database. A relay that runs
-// takes a change in at once.
-type Subscriptions struct{ DB Execer }
+// takes a change in at once. Keys seals what is written and opens what is read; nil:
+// secrets are written as they are. Reading a subscription whose secret does not open
+// is no error, it says so itself (Subscription.Locked).
+type Subscriptions struct {
+	DB   Execer
+	Keys *secret.Keyring
+}
 
 // Execer runs statements. A pgx connection, pool or transaction does.
 type Execer interface {
 	querier
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// Add stores a new subscription and fills in what the database decides.
+// Add stores a new subscription and fills in what it leaves open: its id, which is
+// made here because the secret is sealed for it, and what the database decides.
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
-	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, sub.Secret.Reveal(), sub.Description,
-		sub.Ordering, sub.OnDead)
+	id := sub.ID
+	if id == uuid.Nil {
+		var err error
+		if id, err = uuid.NewV7(); err != nil {
+			return fmt.Errorf("add subscription: %w", err)
+		}
+	}
+	stored, err := s.Keys.Seal(sub.Secret, slotCurrent.place(id))
+	if err != nil {
+		return fmt.Errorf("add subscription: %w", err)
+	}
+	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
+	added.open(s.Keys)
 	*sub = *added
 	return nil
 }
@@ -59,6 +77,9 @@ func (s Subscriptions) list(ctx context.Context, sql string, arg any) ([]Subscri
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Subscription, error) {
 		sub, err := scanSubscription(row, true)
+		if err == nil {
+			sub.open(s.Keys)
+		}
 		return *sub, err
 	})
 	if err != nil {
@@ -81,6 +102,7 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 	if err != nil {
 		return nil, fmt.Errorf("read subscription %s: %w", id, err)
 	}
+	sub.open(s.Keys)
 	return sub, nil
 }
 

@@ -28,7 +28,7 @@ type Subscription struct {
 	TenantID       string        `json:"tenant_id"`
 	URL            string        `json:"url"`
 	Events         []string      `json:"events"`
-	Secret         secret.Secret `json:"-"`
+	Secret         secret.Secret `json:"-"` // signs; X-Signature is of it alone
 	Description    string        `json:"description"`
 	Ordering       string        `json:"ordering"`
 	OnDead         string        `json:"on_dead"`
@@ -36,6 +36,16 @@ type Subscription struct {
 	DisabledReason *string       `json:"disabled_reason"`
 	CreatedAt      time.Time     `json:"created_at"`
 	UpdatedAt      time.Time     `json:"updated_at"`
+
+	// NextSecret signs beside Secret since it was staged, and PreviousSecret until it
+	// expires; nil times: there is none. Locked is why one of the secrets cannot be
+	// opened, in which case what there is for the subscription waits.
+	NextSecret        secret.Secret `json:"-"`
+	NextStagedAt      *time.Time    `json:"next_secret_staged_at"`
+	PreviousSecret    secret.Secret `json:"-"`
+	PreviousExpiresAt *time.Time    `json:"previous_secret_expires_at"`
+	Locked            error         `json:"-"`
+	stored            storedSecrets
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The

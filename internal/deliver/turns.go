@@ -247,6 +247,9 @@ func (p *Dispatcher) work(d *Delivery) {
 
 func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	spec := d.ep.spec.Load()
+	if spec.sub.Locked != nil {
+		return Outcome{Aborted: true} // Changed is on its way
+	}
 	if spec.fault != "" {
 		return Outcome{Reason: ReasonBlocked, Detail: spec.fault}
 	}
@@ -262,7 +265,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	}
 	faultpoint.Hit(faultpoint.BeforeFirstAttempt)
 	out := sink.Attempt(p.attemptCtx, &Request{
-		URL: spec.url, Signer: spec.signer, EventID: d.flight.EventID.String(), EventType: d.flight.Type,
+		URL: spec.url, Signer: spec.signerAt(time.Now()), EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: d.flight.Body, Attempt: d.attempts + 1,
 	})
 	if !out.Aborted {

@@ -18,6 +18,7 @@ import (
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/secret"
 )
 
 const (
@@ -47,6 +48,7 @@ type world struct {
 	url  string
 	pool *pgxpool.Pool
 	db   Pool // what the Recorder writes to; pool unless a test bends it
+	keys *secret.Keyring
 	sink *script
 
 	mu  sync.Mutex
@@ -272,7 +274,7 @@ func (w *world) lead(settings ...setting) *leader {
 	for _, f := range settings {
 		f(&opts, &ro)
 	}
-	l := &leader{world: w, stream: &stream{t: w.t}, dir: NewDirectory(url.Parse), registry: prometheus.NewRegistry(),
+	l := &leader{world: w, stream: &stream{t: w.t}, dir: NewDirectory(url.Parse, w.keys), registry: prometheus.NewRegistry(),
 		recStopped: make(chan error, 1)}
 	l.metrics = NewMetrics(l.registry, 10)
 	var end, partial string

@@ -21,8 +21,10 @@ import (
 	"github.com/outbox-relay/relay/examples/backoffice"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
@@ -82,14 +84,17 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer pool.Close()
-	secret := signature.NewSecret()
-	hooks, err := newReceiver(secret)
+	signing := signature.NewSecret()
+	hooks, err := newReceiver(signing)
 	if err != nil {
 		return err
 	}
-	if _, err := pool.Exec(ctx, `INSERT INTO relay.subscriptions (tenant_id, url, events, secret, description)
-		VALUES ($1, $2, '{*}', $3, 'relay dev')`, demoTenant, hooks.url(), secret); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+	keys, err := newKeys()
+	if err != nil {
+		return err
+	}
+	if err := subscribe(ctx, pool, keys, hooks.url(), signing); err != nil {
+		return err
 	}
 	_, bearer, err := token.Store{DB: pool}.Create(ctx, token.RoleTenantWrite, demoTenant, "relay dev", time.Time{})
 	if err != nil {
@@ -99,7 +104,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	api := backoffice.New(backoffice.Options{Pool: pool, Tokens: map[string]string{demoToken: demoTenant}, ProviderSecret: providerSecret}).Handler()
-	relay, err := newRelay(url, o)
+	relay, err := newRelay(url, keys, o)
 	if err != nil {
 		return err
 	}
@@ -111,14 +116,33 @@ func Run(ctx context.Context, o Options) (err error) {
 	return d.run(ctx)
 }
 
-func newRelay(url string, o Options) (*daemon.Daemon, error) {
+// newKeys makes the keyset that seals the secret of the demo's subscription, as in production.
+func newKeys() (secret.Secret, error) {
+	set, err := secret.GenerateKeyset()
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	return set.Text()
+}
+
+func subscribe(ctx context.Context, pool *pgxpool.Pool, keys secret.Secret, url, signing string) error {
+	ring, err := secret.NewKeyring(keys)
+	if err != nil {
+		return err
+	}
+	sub := deliver.NewSubscription(demoTenant, url, []string{"*"}, signing)
+	sub.Description = "relay dev"
+	return deliver.Subscriptions{DB: pool, Keys: ring}.Add(ctx, sub)
+}
+
+func newRelay(url string, keys secret.Secret, o Options) (*daemon.Daemon, error) {
 	l, err := listenNear(8000) // finds out whether the usual port is free
 	if err != nil {
 		return nil, err
 	}
 	addr := l.Addr().String()
 	_ = l.Close()
-	cfg, err := config.Load(config.LoadOptions{Environ: []string{"RELAY_DATABASE_URL=" + url, "RELAY_HTTP_LISTEN=" + addr,
+	cfg, err := config.Load(config.LoadOptions{Environ: []string{"RELAY_DATABASE_URL=" + url, "RELAY_SECRETS_KEY=" + keys.Reveal(), "RELAY_HTTP_LISTEN=" + addr,
 		"RELAY_EGRESS_ALLOW=127.0.0.0/8", "RELAY_EGRESS_REQUIRE_HTTPS=false",
 		"RELAY_DELIVER_RETRY_SCHEDULE=0s,500ms,1s,2s,5s,10s,30s,1m,5m"}})
 	if err != nil {

@@ -187,6 +187,9 @@ func TestKeyring_OpensWithOldKeysAndSealsWithTheNewOne(t *testing.T) {
 	if err != nil || len(dropped) != 1 || len(kept.Keys()) != 2 {
 		t.Fatalf("dropped %v, kept %v, %v", dropped, kept.Keys(), err)
 	}
+	if _, dropped, err := staged.Keep(func(uint32) bool { return false }); err != nil || len(dropped) != 0 {
+		t.Errorf("a key that is only added is dropped: %v, %v", dropped, err)
+	}
 	if _, err := mustRing(t, kept).Open(old, "here"); !errors.Is(err, secret.ErrLocked) {
 		t.Errorf("opens with a key that was dropped: %v", err)
 	}

@@ -146,12 +146,16 @@ func (s *Keyset) Promote() (*Keyset, uint32, error) {
 	return set, last.ID, err
 }
 
-// Keep returns the keyset with its primary key and those for which keep is true, and the ids of the others.
+// Keep returns the keyset without the keys that are older than its primary key and for which keep is false, and the
+// ids of those. A newer key is still to become the primary one.
 func (s *Keyset) Keep(keep func(id uint32) bool) (*Keyset, []uint32, error) {
 	m := keyset.NewManagerFromHandle(s.handle)
 	dropped := []uint32{}
 	for _, k := range s.Keys() {
-		if k.Primary || keep(k.ID) {
+		if k.Primary {
+			break
+		}
+		if keep(k.ID) {
 			continue
 		}
 		if err := m.Delete(k.ID); err != nil {
