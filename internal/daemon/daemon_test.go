@@ -99,6 +99,8 @@ type rig struct {
 	conn *pgx.Conn
 	env  []string
 	keep int // transactions that the audit keeps, 0 for its own bound
+
+	reload func() (*config.Config, error) // nil: the configuration cannot change
 }
 
 func newRig(t *testing.T, env ...string) *rig {
@@ -199,7 +201,7 @@ func (r *rig) launch() *running {
 	}
 	buf := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test", AuditKeeps: r.keep})
+	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test", AuditKeeps: r.keep, Reload: r.reload})
 	if err != nil {
 		r.t.Fatal(err)
 	}
