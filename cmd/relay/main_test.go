@@ -221,11 +221,12 @@ func (s *stage) config() (*config.Config, error) {
 // reload of it takes in what was added to set.
 func (s *stage) start() *daemon.Daemon {
 	s.t.Helper()
-	return s.startAt("127.0.0.1:0")
+	d, _ := s.startLogged("127.0.0.1:0")
+	return d
 }
 
-// startAt is start with another address to listen on.
-func (s *stage) startAt(listen string) *daemon.Daemon {
+// startLogged is start with an address to listen on, and returns the daemon's log too.
+func (s *stage) startLogged(listen string) (*daemon.Daemon, *output) {
 	s.t.Helper()
 	s.set = append(s.set, "--set", "http.listen="+listen)
 	cfg, err := s.config()
@@ -251,7 +252,7 @@ func (s *stage) startAt(listen string) *daemon.Daemon {
 	})
 	s.eventually("the daemon streams", func() bool { return d.Status().Ready })
 	s.set = append(s.set, "--set", "http.listen="+d.Addr())
-	return d
+	return d, log
 }
 
 // receiver is an endpoint that answers with what is set, and counts what verifies.

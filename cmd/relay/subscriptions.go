@@ -19,6 +19,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 )
 
@@ -28,7 +29,7 @@ func newSubscriptions() *cobra.Command {
 		Long:    "Manage who gets which events where. A relay that runs takes a change in at once.",
 		Example: "  relay subscriptions add --tenant acme --url https://hooks.example.com/x --event 'payment.*'\n  relay subscriptions list",
 	}, newSubscriptionsAdd(), newSubscriptionsList(), newSubscriptionsShow(), newSubscriptionsRemove(),
-		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest())
+		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest(), newSubscriptionsRotateSecret())
 }
 
 func newSubscriptionsAdd() *cobra.Command {
@@ -42,9 +43,6 @@ func newSubscriptionsAdd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if tenant == "" || url == "" || len(events) == 0 {
 				return usageError{errors.New("--tenant, --url and --event are required")}
-			}
-			if key != "" && keyFile != "" {
-				return usageError{errors.New("--secret and --secret-file exclude each other")}
 			}
 			if ordering != deliver.OrderingKey && ordering != deliver.OrderingNone {
 				return usageError{fmt.Errorf("--ordering %s: expected key or none", ordering)}
@@ -60,19 +58,9 @@ func newSubscriptionsAdd() *cobra.Command {
 					return usageError{err}
 				}
 			}
-			made := false
-			switch {
-			case keyFile != "":
-				b, err := os.ReadFile(keyFile)
-				if err != nil {
-					return fmt.Errorf("read secret: %w", err)
-				}
-				key = strings.TrimRight(string(b), "\r\n")
-			case key == "":
-				key, made = signature.NewSecret(), true
-			}
-			if _, err := signature.NewSigner(key); err != nil {
-				return usageError{fmt.Errorf("secret: %w", err)}
+			key, made, err := givenSecret(key, keyFile)
+			if err != nil {
+				return err
 			}
 			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				policy, err := egress.New(daemon.EgressOptions(cfg))
@@ -89,7 +77,11 @@ func newSubscriptionsAdd() *cobra.Command {
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
 				sub.Description, sub.Ordering, sub.OnDead = description, ordering, onDead
-				if err := (deliver.Subscriptions{DB: db}).Add(ctx, sub); err != nil {
+				store, err := subscriptions(cmd, cfg, db)
+				if err != nil {
+					return err
+				}
+				if err := store.Add(ctx, sub); err != nil {
 					return err
 				}
 				if output == formJSON {
@@ -117,6 +109,40 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
 	addOutput(c, &output)
 	return c
+}
+
+// givenSecret is the secret that a command was given, or a new one.
+func givenSecret(text, file string) (key string, made bool, err error) {
+	switch {
+	case text != "" && file != "":
+		return "", false, usageError{errors.New("--secret and --secret-file exclude each other")}
+	case file != "":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return "", false, fmt.Errorf("read secret: %w", err)
+		}
+		text = strings.TrimRight(string(b), "\r\n")
+	case text == "":
+		text, made = signature.NewSecret(), true
+	}
+	if _, err := signature.NewSigner(text); err != nil {
+		return "", false, usageError{fmt.Errorf("secret: %w", err)}
+	}
+	return text, made, nil
+}
+
+// subscriptions is the store that reads and writes secrets as the configuration says.
+func subscriptions(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool) (deliver.Subscriptions, error) {
+	keys, err := secret.NewKeyring(cfg.Secrets.Key)
+	if err != nil {
+		return deliver.Subscriptions{}, fmt.Errorf("secrets.key: %w", err)
+	}
+	if path := cfg.Origin("secrets.key").Via; path != "" {
+		if err := secret.Exposed(path); err != nil {
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", err)
+		}
+	}
+	return deliver.Subscriptions{DB: db, Keys: keys}, nil
 }
 
 // warnUnknown says which patterns match no event type of the catalog.
@@ -170,14 +196,37 @@ func prospect(cfg *config.Config, s *deliver.Subscription) string {
 	}
 }
 
+// secretState says how a subscription's secret is stored.
+func secretState(s *deliver.Subscription) string {
+	key, sealed := s.SecretKey()
+	switch {
+	case s.Locked != nil:
+		return "does not open with this configuration: " + s.Locked.Error()
+	case sealed:
+		return fmt.Sprintf("sealed with key %d", key)
+	}
+	return "stored as it is"
+}
+
+func rotationState(what string, at *time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	return what + " " + stamp(at)
+}
+
 func newSubscriptionsList() *cobra.Command {
 	var tenant, output string
 	c := &cobra.Command{
 		Use: "list", Short: "List subscriptions", Args: cobra.NoArgs,
 		Example: "  relay subscriptions list --tenant acme\n  relay subscriptions list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				list, err := (deliver.Subscriptions{DB: db}).List(ctx, tenant)
+			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+				store, err := subscriptions(cmd, cfg, db)
+				if err != nil {
+					return err
+				}
+				list, err := store.List(ctx, tenant)
 				if err != nil {
 					return err
 				}
@@ -203,14 +252,15 @@ func newSubscriptionsShow() *cobra.Command {
 		Use: "show ID", Short: "Show one subscription", Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions show 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withSubscription(cmd, args[0], func(_ context.Context, cfg *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
+			return withSubscription(cmd, args[0], func(_ context.Context, cfg *config.Config, _ deliver.Subscriptions, s *deliver.Subscription) error {
 				if output == formJSON {
 					return printJSON(cmd.OutOrStdout(), s)
 				}
 				row, next := subscriptionRow(s), prospect(cfg, s)
 				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
 					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
-					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
+					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"secret", secretState(s)}, [2]string{"next secret", rotationState("staged", s.NextStagedAt)},
+					[2]string{"previous secret", rotationState("signs until", s.PreviousExpiresAt)}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
 			})
 		},
@@ -219,17 +269,21 @@ func newSubscriptionsShow() *cobra.Command {
 	return c
 }
 
-func withSubscription(cmd *cobra.Command, arg string, f func(context.Context, *config.Config, *pgxpool.Pool, *deliver.Subscription) error) error {
+func withSubscription(cmd *cobra.Command, arg string, f func(context.Context, *config.Config, deliver.Subscriptions, *deliver.Subscription) error) error {
 	id, err := parseID("subscription", arg)
 	if err != nil {
 		return err
 	}
 	return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
-		s, err := (deliver.Subscriptions{DB: db}).Get(ctx, id)
+		store, err := subscriptions(cmd, cfg, db)
 		if err != nil {
 			return err
 		}
-		return f(ctx, cfg, db, s)
+		s, err := store.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		return f(ctx, cfg, store, s)
 	})
 }
 
@@ -239,8 +293,8 @@ func newSubscriptionsRemove() *cobra.Command {
 		Use: "remove ID", Short: "Remove a subscription; what waits for it is cancelled", Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions remove 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, db *pgxpool.Pool, s *deliver.Subscription) error {
-				if err := (deliver.Subscriptions{DB: db}).Remove(ctx, s.ID); err != nil {
+			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, store deliver.Subscriptions, s *deliver.Subscription) error {
+				if err := store.Remove(ctx, s.ID); err != nil {
 					return err
 				}
 				return say(cmd, output, "removed "+s.ID.String(), map[string]any{"id": s.ID, "removed": true})
@@ -261,11 +315,11 @@ func newSubscriptionsSwitch(on bool) *cobra.Command {
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions " + name + " 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, db *pgxpool.Pool, s *deliver.Subscription) error {
-				if err := (deliver.Subscriptions{DB: db}).SetActive(ctx, s.ID, on, reason); err != nil {
+			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, store deliver.Subscriptions, s *deliver.Subscription) error {
+				if err := store.SetActive(ctx, s.ID, on, reason); err != nil {
 					return err
 				}
-				now, err := (deliver.Subscriptions{DB: db}).Get(ctx, s.ID)
+				now, err := store.Get(ctx, s.ID)
 				if err != nil {
 					return err
 				}
@@ -298,29 +352,22 @@ func newSubscriptionsTest() *cobra.Command {
 			"and signature. The exit code is 1 when the endpoint did not take it. Nothing is recorded.",
 		Example: "  relay subscriptions test 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withSubscription(cmd, args[0], func(ctx context.Context, cfg *config.Config, _ *pgxpool.Pool, s *deliver.Subscription) error {
-				policy, err := egress.New(daemon.EgressOptions(cfg))
+			return withSubscription(cmd, args[0], func(ctx context.Context, cfg *config.Config, _ deliver.Subscriptions, s *deliver.Subscription) error {
+				signer, err := s.Signer(time.Now())
 				if err != nil {
 					return err
 				}
-				out, err := daemon.PostTest(ctx, policy, daemon.NewPoster(policy, cfg, version), s)
+				out, err := postTest(ctx, cfg, s, signer)
 				if err != nil {
 					return err
 				}
 				if output == formJSON {
-					if err := printJSON(cmd.OutOrStdout(), testResult{s.ID, out.Success(), out.StatusCode, out.Reason, out.Detail,
-						out.Duration.Microseconds()}); err != nil {
+					if err := printJSON(cmd.OutOrStdout(), newTestResult(s, out)); err != nil {
 						return err
 					}
 				}
-				took := out.Duration.Round(100 * time.Microsecond)
-				switch {
-				case out.Aborted:
-					return errors.New("interrupted before the endpoint answered")
-				case !out.Success():
-					return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, printable(out.Detail), took)
-				case output == formText:
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "HTTP %d %s in %s\n", out.StatusCode, http.StatusText(out.StatusCode), took)
+				if err = refusal(out); err == nil && output == formText {
+					_, err = fmt.Fprintln(cmd.OutOrStdout(), answered(out))
 				}
 				return err
 			})
@@ -328,4 +375,34 @@ func newSubscriptionsTest() *cobra.Command {
 	}
 	addOutput(c, &output)
 	return c
+}
+
+func newTestResult(s *deliver.Subscription, out deliver.Outcome) testResult {
+	return testResult{s.ID, out.Success(), out.StatusCode, out.Reason, out.Detail, out.Duration.Microseconds()}
+}
+
+func took(out deliver.Outcome) time.Duration { return out.Duration.Round(100 * time.Microsecond) }
+
+// answered says how an endpoint took a test event.
+func answered(out deliver.Outcome) string {
+	return fmt.Sprintf("HTTP %d %s in %s", out.StatusCode, http.StatusText(out.StatusCode), took(out))
+}
+
+// refusal says how an endpoint did not take a test event; nil when it did.
+func refusal(out deliver.Outcome) error {
+	switch {
+	case out.Aborted:
+		return errors.New("interrupted before the endpoint answered")
+	case !out.Success():
+		return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, printable(out.Detail), took(out))
+	}
+	return nil
+}
+
+func postTest(ctx context.Context, cfg *config.Config, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
+	policy, err := egress.New(daemon.EgressOptions(cfg))
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	return daemon.PostTest(ctx, policy, daemon.NewPoster(policy, cfg, version), s, signer)
 }

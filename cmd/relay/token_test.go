@@ -85,7 +85,7 @@ func TestTokenCreate_SaysWhatIsWrong(t *testing.T) {
 func TestStatus_ShowsAnOperatorsTokenWhereTheRelayWantsOne(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	s.startAt(":0")
+	s.startLogged(":0")
 	s.relay("status").exits(exitUnhealthy)
 	if r := s.relay("status"); !strings.Contains(r.out+r.err, "wants an operator's token") {
 		t.Errorf("%s%s", r.out, r.err)

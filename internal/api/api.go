@@ -20,6 +20,8 @@ import (
 
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/secret"
+	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -53,8 +55,9 @@ type Options struct {
 	Limits   func() Limits          // asked at each call, for it may be reloaded
 	Catalog  func() *outbox.Catalog // and this
 	CheckURL func(string) error     // says what is wrong with a URL, for people
+	Keys     func() *secret.Keyring // seals the secrets of subscriptions; nil: they stay as they are
 	// Post sends a test event to a subscription's endpoint. Its error is of the subscription, not of the endpoint.
-	Post func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error)
+	Post func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error)
 	// CountReplay tells how many retained rows a replay would send, by type of event.
 	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
 	// ReplayRate is how many rows a second a replay begins.

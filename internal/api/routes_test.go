@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -615,7 +616,7 @@ func TestAPI_OutlastsAPanic(t *testing.T) {
 	acme := w.token(token.RoleTenantWrite, "acme")
 	c := w.subscribe(acme)
 	w.mu.Lock()
-	w.post = func(*deliver.Subscription) (deliver.Outcome, error) { panic("SECRET INSIDE") }
+	w.post = func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error) { panic("SECRET INSIDE") }
 	w.mu.Unlock()
 	a := w.call("POST", "/subscriptions/"+c.ID.String()+"/test", acme, nil)
 	if p := a.problem(t); p.Status != 500 || strings.Contains(a.Text, "INSIDE") || !strings.Contains(w.logs.String(), "SECRET INSIDE") {

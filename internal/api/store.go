@@ -12,27 +12,30 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/secret"
 )
 
 // store is the database as one tenant sees it. Only a caller has one.
 type store struct {
 	db     DB
+	keys   *secret.Keyring
 	caller *caller
 }
 
-func (s *server) store(c *caller) store { return store{db: s.DB, caller: c} }
+func (s *server) store(c *caller) store { return store{db: s.DB, keys: s.Keys(), caller: c} }
 
 // change is a transaction that changes what belongs to a tenant.
 type change struct {
 	pgx.Tx
 	tenant string
+	keys   *secret.Keyring
 	caller *caller
 }
 
 // write runs f in a transaction. An error of f leaves everything as it was.
 func (s store) write(ctx context.Context, f func(*change) error) error {
 	return pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		return f(&change{Tx: tx, tenant: s.caller.tenant, caller: s.caller})
+		return f(&change{Tx: tx, tenant: s.caller.tenant, keys: s.keys, caller: s.caller})
 	})
 }
 
@@ -51,7 +54,7 @@ func (s store) subscriptions(ctx context.Context, after uuid.UUID, limit int) ([
 }
 
 // list is the tenants' subscriptions. Ids that go into it must be known to be the tenant's.
-func (s store) list() deliver.Subscriptions { return deliver.Subscriptions{DB: s.db} }
+func (s store) list() deliver.Subscriptions { return deliver.Subscriptions{DB: s.db, Keys: s.keys} }
 
 // subscription returns one of the tenant's subscriptions, or a problem.
 func (s store) subscription(ctx context.Context, id string) (*deliver.Subscription, error) {
@@ -93,7 +96,7 @@ func (c *change) subscription(ctx context.Context, id string) (*deliver.Subscrip
 	return c.list().Get(ctx, of)
 }
 
-func (c *change) list() deliver.Subscriptions { return deliver.Subscriptions{DB: c.Tx} }
+func (c *change) list() deliver.Subscriptions { return deliver.Subscriptions{DB: c.Tx, Keys: c.keys} }
 
 // count waits for the tenant's other creations and returns how many subscriptions there are then.
 func (c *change) count(ctx context.Context) (int, error) {

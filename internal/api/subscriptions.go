@@ -293,6 +293,9 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 			if sub, err = w.list().Get(ctx, made); errors.Is(err, deliver.ErrNotFound) {
 				return newProblem(http.StatusConflict, "What this Idempotency-Key made was deleted since. Use a new key.")
 			}
+			if err == nil && sub.Locked != nil {
+				return s.locked(ctx, sub.Locked)
+			}
 			return err
 		}
 		if most := s.Limits().MaxSubscriptions; most > 0 && n >= most {
@@ -457,6 +460,12 @@ func (s *server) setActive(ctx context.Context, c *caller, id string, active boo
 	return one(sub), nil
 }
 
+// locked is the problem of a subscription whose secret does not open. Why, is the operator's to know.
+func (s *server) locked(ctx context.Context, err error) *Problem {
+	s.log.Warn("a subscription's secret does not open", "request_id", requestID(ctx), "error", err)
+	return newProblem(http.StatusConflict, "Its secret cannot be used: tell your operator.")
+}
+
 // testRate is how many test events a second a tenant may have sent.
 const testRate = 1
 
@@ -469,7 +478,11 @@ func (s *server) testSubscription(ctx context.Context, c *caller, in *Subscripti
 		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "Too many test events."),
 			http.Header{"Retry-After": {retryAfter(wait)}})
 	}
-	out, err := s.Post(ctx, sub)
+	signer, err := sub.Signer(time.Now())
+	if err != nil {
+		return nil, s.locked(ctx, err)
+	}
+	out, err := s.Post(ctx, sub, signer)
 	if err != nil {
 		return nil, newProblem(http.StatusConflict, sentence(err.Error()))
 	}

@@ -306,7 +306,7 @@ func TestTest_TellsWhatTheEndpointDidAndIsHeldBack(t *testing.T) {
 	acme := w.token(token.RoleTenantWrite, "acme")
 	c := w.subscribe(acme)
 	w.mu.Lock()
-	w.post = func(s *deliver.Subscription) (deliver.Outcome, error) {
+	w.post = func(s *deliver.Subscription, _ *signature.Signer) (deliver.Outcome, error) {
 		if s.ID != c.ID || s.Secret.Reveal() != c.Secret {
 			t.Errorf("posted to %+v", s)
 		}

@@ -22,6 +22,8 @@ import (
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/secret"
+	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -35,7 +37,8 @@ type world struct {
 
 	mu     sync.Mutex
 	limits Limits
-	post   func(*deliver.Subscription) (deliver.Outcome, error)
+	post   func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error)
+	keys   *secret.Keyring
 }
 
 type lockedBuffer struct {
@@ -85,13 +88,18 @@ func newWorld(t *testing.T) *world {
 			}
 			return nil
 		},
-		Post: func(_ context.Context, s *deliver.Subscription) (deliver.Outcome, error) {
+		Keys: func() *secret.Keyring {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.keys
+		},
+		Post: func(_ context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if w.post == nil {
 				return deliver.Outcome{StatusCode: 200, Duration: time.Millisecond}, nil
 			}
-			return w.post(s)
+			return w.post(s, signer)
 		},
 		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (map[string]int64, error) {
 			return map[string]int64{"payment.received": 12}, nil

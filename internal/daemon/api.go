@@ -62,8 +62,9 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			_, err := d.policy.CheckURL(url)
 			return err
 		},
-		Post: func(ctx context.Context, s *deliver.Subscription) (deliver.Outcome, error) {
-			return PostTest(ctx, d.policy, d.sink(), s)
+		Keys: d.keys.Load,
+		Post: func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
+			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
 			list, err := CountReplay(ctx, d.cfg(), d.apiPool, s, events, from, to)
@@ -98,14 +99,10 @@ func (d *Daemon) tokens() *token.Checker {
 
 // PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take. Its error is
 // of the subscription, and is for its tenant to read; what the endpoint did is in the outcome.
-func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription) (deliver.Outcome, error) {
+func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
 	u, err := policy.CheckURL(s.URL)
 	if err != nil {
 		return deliver.Outcome{}, err
-	}
-	signer, err := signature.NewSigner(s.Secret.Reveal())
-	if err != nil {
-		return deliver.Outcome{}, fmt.Errorf("secret of subscription %s: %w", s.ID, err)
 	}
 	id := uuid.Must(uuid.NewV7())
 	payload, err := json.Marshal(map[string]string{"message": "a test event: it says nothing of your business"})
