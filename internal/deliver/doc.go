@@ -24,6 +24,7 @@
 //     the wire goes on; the row makes it durable meanwhile;
 //   - an earlier delivery of its lane is parked;
 //   - its endpoint is disabled, given up for a while, or has asked for a pause;
+//   - the secret to sign it with cannot be opened;
 //   - the window, by events or by bytes, stays full.
 //
 // So nothing is in memory for longer than HandoverAfter, and the stream's
@@ -37,6 +38,15 @@
 // A 429 spends none either: it pauses the endpoint and lowers its rate. What waits
 // comes back slowly when it works again. What takes nothing for too long is
 // disabled, after a warning; its events are parked, never dropped.
+//
+// # Secrets
+//
+// A subscription's secrets stand in its row as they are, or sealed for this row and
+// column. A rotation has phases, each of which is good for any time: staged, the
+// next secret signs beside the current one; promoted, it is the current one and the
+// one before signs beside it; over, when that has expired, which needs nobody's
+// help. Events of a subscription whose secret cannot be opened are parked, spend no
+// attempts, and go on when it can. That a secret is sealed anew changes nothing.
 //
 // # Recording
 //
