@@ -410,6 +410,9 @@ func TestPromoteSecret_IsAWayOutWhenTheKeyIsLost(t *testing.T) {
 	w := newWorld(t)
 	id := w.add("a.test", keyring(t, newKeyset(t)))
 	store := Subscriptions{DB: w.pool, Keys: keyring(t, newKeyset(t))}
+	if _, err := (Subscriptions{DB: w.pool}).StageSecret(t.Context(), id, secret.New(secondSecret)); !errors.Is(err, secret.ErrLocked) {
+		t.Errorf("without any key, a secret is staged as it is beside a sealed one: %v", err)
+	}
 	if _, err := store.StageSecret(t.Context(), id, secret.New(secondSecret)); err != nil {
 		t.Fatal(err)
 	}

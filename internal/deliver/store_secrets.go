@@ -58,6 +58,8 @@ func (s Subscriptions) StageSecret(ctx context.Context, id uuid.UUID, next secre
 			return "", nil, ErrSecretStaged
 		case sub.previousGood(now):
 			return "", nil, ErrSecretExpiring
+		case s.Keys == nil && sub.Locked != nil:
+			return "", nil, sub.Locked // the next one would stand beside it as it is
 		case sub.Secret == next:
 			return "", nil, ErrSecretUnchanged
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +54,14 @@ func TestRelay_ShowsNoSecretAnywhere(t *testing.T) {
 		s.exec("DROP OWNED BY canary_" + s.slot)
 		s.exec("DROP ROLE canary_" + s.slot)
 	})
-	s.env = append(s.env, "RELAY_DATABASE_URL="+url)
+	keys := filepath.Join(t.TempDir(), "keys.json")
+	keyset := s.command("secrets", "generate-key")
+	if err := os.WriteFile(keys, []byte(keyset), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, sealing, _ := strings.Cut(keyset, `"value":"`)
+	sealing, _, _ = strings.Cut(sealing, `"`)
+	s.env = append(s.env, "RELAY_DATABASE_URL="+url, "RELAY_SECRETS_KEY_FILE="+keys)
 	s.subscribe("all", "acme", "*")
 	s.subscribe("failing", "acme", "*")
 	s.recv.set("failing", behaviour{status: http.StatusInternalServerError})
@@ -66,6 +75,7 @@ func TestRelay_ShowsNoSecretAnywhere(t *testing.T) {
 	eventually(t, "it reconnects", func() bool { return r.log.count("replication connection lost") > 0 })
 	r.awaitReady()
 	shown := map[string]string{
+		"seal":       s.command("secrets", "seal"),
 		"config":     s.command("config", "print"),
 		"list":       s.command("subscriptions", "list", "-o", "json"),
 		"deliveries": s.command("deliveries", "list", "-o", "json"),
@@ -80,7 +90,7 @@ func TestRelay_ShowsNoSecretAnywhere(t *testing.T) {
 		if text == "" {
 			t.Errorf("%s shows nothing", where)
 		}
-		for _, secret := range []string{"canary-database", key} {
+		for _, secret := range []string{"canary-database", key, sealing} {
 			if strings.Contains(text, secret) {
 				t.Errorf("%s shows a secret", where)
 			}
