@@ -148,6 +148,7 @@ func TestDispatcher_KeepsEventsOfASecretThatItCannotOpen(t *testing.T) {
 	es := l.send(keysOf("x", 12)...)
 	w.arriveInKeyOrder("b.test", es...)
 	l.quiet()
+	l.mustHold(locked, true)
 	if n := w.sink.attempts("a.test"); n != 0 || w.parked() != 12 || w.ended(StatusDead) != 0 || l.dir.Locked() != 1 {
 		t.Fatalf("%d attempts, %d parked, %d locked", n, w.parked(), l.dir.Locked())
 	}
@@ -158,6 +159,7 @@ func TestDispatcher_KeepsEventsOfASecretThatItCannotOpen(t *testing.T) {
 
 	l = w.lead() // also one that finds them
 	l.quietParked(12)
+	l.mustHold(locked, true)
 	if _, err := l.dir.Rekey(nil); err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +168,7 @@ func TestDispatcher_KeepsEventsOfASecretThatItCannotOpen(t *testing.T) {
 		t.Fatalf("%d changed, %v", len(changed), err)
 	}
 	l.p.Changed(changed[0])
+	l.mustHold(locked, false)
 	w.arriveInKeyOrder("a.test", es...)
 	eventually(t, "it is recorded", func() bool { return w.parked() == 0 })
 
@@ -174,6 +177,7 @@ func TestDispatcher_KeepsEventsOfASecretThatItCannotOpen(t *testing.T) {
 	l.refresh(locked)
 	more := l.send("y", "z")
 	w.arriveInKeyOrder("b.test", append(es, more...)...)
+	l.mustHold(locked, true)
 	l.quietParked(2)
 	w.exec("UPDATE relay.subscriptions SET secret = $2 WHERE id = $1", locked, testSecret)
 	l.refresh(locked)
@@ -187,6 +191,16 @@ func (w *world) arriveInKeyOrder(host string, es ...*entry) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("%d events at %s", len(es), host), func() bool { return len(w.sink.took(host)) >= len(es) })
 	w.inKeyOrder(host, es...)
+}
+
+// mustHold checks that nothing is even begun for an endpoint, or that it is.
+func (l *leader) mustHold(id uuid.UUID, want bool) {
+	l.t.Helper()
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if got := l.dir.Get(id).lanes.disabled; got != want {
+		l.t.Errorf("held: %v, want %v", got, want)
+	}
 }
 
 func (l *leader) quietParked(n int) {
