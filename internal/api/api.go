@@ -130,6 +130,7 @@ func New(o Options) (*API, error) {
 	mux := http.NewServeMux()
 	api := humago.New(mux, s.config())
 	s.subscriptionRoutes(api)
+	s.rotationRoutes(api)
 	s.deliveryRoutes(api)
 	s.replayRoutes(api)
 	s.catalogRoutes(api)

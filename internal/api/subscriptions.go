@@ -33,6 +33,8 @@ type Subscription struct {
 	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
 	DisabledReason *string    `json:"disabled_reason" doc:"Why it is not active."`
 	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
+	NextStagedAt   *time.Time `json:"next_secret_staged_at" doc:"When the next secret began to sign beside the current one; null: there is none."`
+	PreviousUntil  *time.Time `json:"previous_secret_expires_at" doc:"How long the secret of before the last rotation signs; null: it does not."`
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
 }
@@ -158,6 +160,7 @@ func (s *server) subscriptionRoutes(api huma.API) {
 func view(s *deliver.Subscription) Subscription {
 	v := Subscription{ID: s.ID, TenantID: s.TenantID, URL: s.URL, Events: s.Events, Description: s.Description, Ordering: s.Ordering,
 		OnDead: s.OnDead, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince),
+		NextStagedAt: utc(s.NextStagedAt), PreviousUntil: utc(s.PreviousExpiresAt),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 	if len(s.Events) == 1 {
 		v.Event = &s.Events[0]
@@ -474,21 +477,30 @@ func (s *server) testSubscription(ctx context.Context, c *caller, in *Subscripti
 	if err != nil {
 		return nil, err
 	}
-	if wait, ok := s.tests.take(c.tenant, testRate); !ok {
-		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "Too many test events."),
-			http.Header{"Retry-After": {retryAfter(wait)}})
-	}
 	signer, err := sub.Signer(time.Now())
 	if err != nil {
 		return nil, s.locked(ctx, err)
+	}
+	r, err := s.postTest(ctx, c, sub, signer)
+	if err != nil {
+		return nil, err
+	}
+	return &testOutput{Body: *r}, nil
+}
+
+// postTest posts a test event with a signer.
+func (s *server) postTest(ctx context.Context, c *caller, sub *deliver.Subscription, signer *signature.Signer) (*TestResult, error) {
+	if wait, ok := s.tests.take(c.tenant, testRate); !ok {
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "Too many test events."),
+			http.Header{"Retry-After": {retryAfter(wait)}})
 	}
 	out, err := s.Post(ctx, sub, signer)
 	if err != nil {
 		return nil, newProblem(http.StatusConflict, sentence(err.Error()))
 	}
-	r := TestResult{Success: out.Success(), Reason: string(out.Reason), Detail: out.Detail, DurationMicros: out.Duration.Microseconds()}
+	r := &TestResult{Success: out.Success(), Reason: string(out.Reason), Detail: out.Detail, DurationMicros: out.Duration.Microseconds()}
 	if out.StatusCode != 0 {
 		r.StatusCode = &out.StatusCode
 	}
-	return &testOutput{Body: r}, nil
+	return r, nil
 }
