@@ -33,7 +33,7 @@ func newSubscriptions() *cobra.Command {
 }
 
 func newSubscriptionsAdd() *cobra.Command {
-	var tenant, url, key, keyFile, description, ordering, onDead, output string
+	var tenant, url, key, keyFile, headersFile, description, ordering, onDead, output string
 	var events []string
 	c := &cobra.Command{
 		Use: "add", Short: "Add a subscription and print its id", Args: cobra.NoArgs,
@@ -62,6 +62,10 @@ func newSubscriptionsAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			headers, err := givenHeaders(headersFile)
+			if err != nil {
+				return err
+			}
 			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				policy, err := egress.New(daemon.EgressOptions(cfg))
 				if err != nil {
@@ -76,7 +80,7 @@ func newSubscriptionsAdd() *cobra.Command {
 				}
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
-				sub.Description, sub.Ordering, sub.OnDead = description, ordering, onDead
+				sub.Description, sub.Ordering, sub.OnDead, sub.Headers = description, ordering, onDead, headers
 				store, err := subscriptions(cmd, cfg, db)
 				if err != nil {
 					return err
@@ -104,6 +108,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringArrayVar(&events, "event", nil, "event name or pattern; repeatable")
 	f.StringVar(&key, "secret", "", "secret to sign with; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
+	f.StringVar(&headersFile, "headers-file", "", "file with headers that its webhooks have besides ours, a line each: Name: value")
 	f.StringVar(&description, "description", "", "a note for people")
 	f.StringVar(&ordering, "ordering", deliver.OrderingKey, "key: events of one key arrive in commit order; none: each on its own")
 	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
@@ -143,6 +148,34 @@ func subscriptions(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool) (de
 		}
 	}
 	return deliver.Subscriptions{DB: db, Keys: keys}, nil
+}
+
+// givenHeaders reads a file of headers.
+func givenHeaders(file string) (secret.Secret, error) {
+	if file == "" {
+		return secret.Secret{}, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return secret.Secret{}, fmt.Errorf("read headers: %w", err)
+	}
+	var list []deliver.Header
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		name, value, found := strings.Cut(line, ":")
+		if !found {
+			return secret.Secret{}, usageError{fmt.Errorf("--headers-file %s: header %d: expected a line such as X-Api-Key: value", file, len(list)+1)}
+		}
+		list = append(list, deliver.Header{Name: strings.TrimSpace(name), Value: strings.TrimSpace(value)})
+	}
+	headers, err := deliver.NewHeaders(list)
+	if err != nil {
+		return secret.Secret{}, usageError{fmt.Errorf("--headers-file %s: %w", file, err)}
+	}
+	return headers, nil
 }
 
 // warnUnknown says which patterns match no event type of the catalog.

@@ -32,6 +32,7 @@ type Subscription struct {
 	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
 	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
 	DisabledReason *string    `json:"disabled_reason" doc:"Why it is not active."`
+	HeaderNames    []string   `json:"header_names" nullable:"false" doc:"Names of the headers that its webhooks have besides ours. Their values are not shown."`
 	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
 	NextStagedAt   *time.Time `json:"next_secret_staged_at" doc:"When the next secret began to sign beside the current one; null: there is none."`
 	PreviousUntil  *time.Time `json:"previous_secret_expires_at" doc:"How long the secret of before the last rotation signs; null: it does not."`
@@ -56,6 +57,22 @@ type NewSubscription struct {
 	Ordering    string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
 	OnDead      string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
 	Active      *bool    `json:"active,omitempty" doc:"true, if not given."`
+	Headers     []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
+	Auth        *Auth    `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
+}
+
+// Header is a header that webhooks have.
+type Header struct {
+	Name  string `json:"name" minLength:"1" maxLength:"64" doc:"Begins with X- and is not one of ours, or is one of Api-Key, From, Tenant and Tenant-Id." example:"X-Api-Key"`
+	Value string `json:"value" minLength:"1" maxLength:"2048" doc:"Visible ASCII and spaces between."`
+}
+
+// Auth is what stands in the header Authorization.
+type Auth struct {
+	Type     string `json:"type" enum:"bearer,basic,none" doc:"none takes it away."`
+	Token    string `json:"token,omitempty" maxLength:"2000" doc:"Of bearer (RFC 6750)."`
+	Username string `json:"username,omitempty" maxLength:"500" doc:"Of basic (RFC 7617). It has no colon."`
+	Password string `json:"password,omitempty" maxLength:"500" doc:"Of basic."`
 }
 
 // SubscriptionPatch changes what it has.
@@ -67,6 +84,8 @@ type SubscriptionPatch struct {
 	Ordering    *string  `json:"ordering,omitempty" enum:"key,none"`
 	OnDead      *string  `json:"on_dead,omitempty" enum:"release,halt"`
 	Active      *bool    `json:"active,omitempty"`
+	Headers     []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
+	Auth        *Auth    `json:"auth,omitempty" writeOnly:"true"`
 }
 
 // TestResult is what an endpoint did with a test event.
@@ -159,7 +178,7 @@ func (s *server) subscriptionRoutes(api huma.API) {
 
 func view(s *deliver.Subscription) Subscription {
 	v := Subscription{ID: s.ID, TenantID: s.TenantID, URL: s.URL, Events: s.Events, Description: s.Description, Ordering: s.Ordering,
-		OnDead: s.OnDead, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince),
+		OnDead: s.OnDead, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince), HeaderNames: s.HeaderNames(),
 		NextStagedAt: utc(s.NextStagedAt), PreviousUntil: utc(s.PreviousExpiresAt),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 	if len(s.Events) == 1 {
@@ -277,6 +296,9 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		return nil, invalid("/secret", sentence(err.Error()))
 	}
 	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)
+	if sub.Headers, err = headers(nil, b.Headers, b.Auth); err != nil {
+		return nil, err
+	}
 	sub.Description = b.Description
 	sub.Ordering, sub.OnDead = cmp.Or(b.Ordering, sub.Ordering), cmp.Or(b.OnDead, sub.OnDead)
 	if err := s.checkRules(sub); err != nil {
@@ -390,6 +412,18 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		}
 		if err := w.list().Update(ctx, sub); err != nil {
 			return err
+		}
+		if b.Headers != nil || b.Auth != nil {
+			if sub.Locked != nil {
+				return s.locked(ctx, sub.Locked)
+			}
+			anew, err := headers(sub, b.Headers, b.Auth)
+			if err != nil {
+				return err
+			}
+			if err := w.list().SetHeaders(ctx, sub.ID, anew); err != nil {
+				return err
+			}
 		}
 		if b.Active != nil && *b.Active != sub.Active {
 			if err := w.list().SetActive(ctx, sub.ID, *b.Active, byTenant); err != nil {

@@ -104,13 +104,17 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
+	header, err := s.Header()
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
 	id := uuid.Must(uuid.NewV7())
 	payload, err := json.Marshal(map[string]string{"message": "a test event: it says nothing of your business"})
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
 	event := outbox.Event{ID: id, TenantID: s.TenantID, Type: "relay.test", CreatedAt: time.Now(), Payload: payload}
-	return sink.Attempt(ctx, &deliver.Request{URL: u, Signer: signer, EventID: id.String(),
+	return sink.Attempt(ctx, &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
 		EventType: event.Type, Body: event.Body(), Attempt: 1}), nil
 }
 

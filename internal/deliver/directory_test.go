@@ -45,7 +45,7 @@ var matches = []struct {
 
 func testSubscription(tenant string, patterns ...string) *Subscription {
 	return &Subscription{ID: uuid.New(), TenantID: tenant, URL: "http://a.test/", Events: patterns,
-		stored: newStored(testSecret, nil, nil), Ordering: OrderingKey, Active: true, UpdatedAt: time.Now()}
+		stored: newStored(testSecret, nil, nil, nil), Ordering: OrderingKey, Active: true, UpdatedAt: time.Now()}
 }
 
 func TestDirectory_MatchesByPatternEachEndpointOnce(t *testing.T) {
@@ -191,7 +191,7 @@ func TestDirectory_MakesNoAttemptAtAURLThatOtherHandsWrote(t *testing.T) {
 		"https://receiver.example/": true, "http://receiver.example/": false, "https://10.0.0.1/": false, "https://user:pw@receiver.example/": false,
 		"https://receiver.example/#x": false, "https://receiver.example:22/": false, "https://receiver.example/\u202e": false, "": false,
 	} {
-		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: url, Events: []string{"*"}, stored: newStored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", nil, nil)})
+		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: url, Events: []string{"*"}, stored: newStored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", nil, nil, nil)})
 		if fault := ep.spec.Load().fault; (fault == "") != want {
 			t.Errorf("%q: fault %q", url, fault)
 		}

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"net/http"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type endpointSpec struct {
 	url    *url.URL
 	signer *signature.Signer // with each secret that is good
 	later  *signature.Signer // without the previous one, for when that has expired; nil when there is none
+	header http.Header       // that the subscription wants besides ours; read-only
 	fault  string            // why no attempt can be made, empty when one can
 }
 
@@ -55,6 +57,8 @@ func (ep *Endpoint) replace(s *Subscription, check CheckURL) {
 		spec.fault = "the URL of the subscription is not allowed"
 	} else if err = spec.sign(time.Now()); err != nil {
 		spec.fault = "the secret of the subscription cannot be used"
+	} else if spec.header, err = s.Header(); err != nil {
+		spec.fault = err.Error()
 	}
 	ep.spec.Store(spec)
 }

@@ -18,6 +18,7 @@ const (
 	slotCurrent  slot = "secret"
 	slotNext     slot = "next_secret"
 	slotPrevious slot = "previous_secret"
+	slotHeaders  slot = "headers"
 )
 
 // place is what is authenticated with a sealed secret: its column and row.
@@ -26,10 +27,13 @@ func (s slot) place(id uuid.UUID) string {
 }
 
 // storedSecrets are a row's secrets as they stand there, sealed or not; zero where there is none.
-type storedSecrets struct{ current, next, previous secret.Secret }
+type storedSecrets struct{ current, next, previous, headers secret.Secret }
 
-func newStored(current string, next, previous *string) storedSecrets {
+func newStored(current string, next, previous, headers *string) storedSecrets {
 	s := storedSecrets{current: secret.New(current)}
+	if headers != nil {
+		s.headers = secret.New(*headers)
+	}
 	if next != nil {
 		s.next = secret.New(*next)
 	}
@@ -39,7 +43,10 @@ func newStored(current string, next, previous *string) storedSecrets {
 	return s
 }
 
-// args are the texts, nil where there is none.
+// all are the texts of every column, nil where there is none.
+func (s storedSecrets) all() []any { return append(s.args(), revealed(s.headers)) }
+
+// args are those of the secrets that sign.
 func (s storedSecrets) args() []any {
 	return []any{s.current.Reveal(), revealed(s.next), revealed(s.previous)}
 }
@@ -69,6 +76,7 @@ func (s *Subscription) open(keys *secret.Keyring) {
 	s.Secret = read(s.stored.current, slotCurrent)
 	s.NextSecret = read(s.stored.next, slotNext)
 	s.PreviousSecret = read(s.stored.previous, slotPrevious)
+	s.Headers = read(s.stored.headers, slotHeaders)
 }
 
 // SecretKey tells which key the subscription's current secret is sealed with in the

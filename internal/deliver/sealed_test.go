@@ -476,7 +476,7 @@ func TestEndpoint_StopsSigningWithASecretThatExpires(t *testing.T) {
 		at := time.Now().Add(time.Hour)
 		s := testSubscription("acme", "*")
 		previous := secondSecret
-		s.stored = newStored(testSecret, nil, &previous)
+		s.stored = newStored(testSecret, nil, &previous, nil)
 		s.PreviousExpiresAt = &at
 		d := NewDirectory(url.Parse, nil)
 		ep := d.put(s)

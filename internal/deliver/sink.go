@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 type Request struct {
 	URL       *url.URL
 	Signer    *signature.Signer
+	Header    http.Header // that the subscription wants besides ours; nil for none
 	EventID   string
 	EventType string
 	Body      []byte

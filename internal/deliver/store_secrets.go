@@ -190,9 +190,9 @@ func (s Subscriptions) readStored(ctx context.Context, f func([]storedRow) error
 		list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (storedRow, error) {
 			var id uuid.UUID
 			var current string
-			var next, previous *string
-			err := row.Scan(&id, &current, &next, &previous)
-			return storedRow{id, newStored(current, next, previous)}, err
+			var next, previous, headers *string
+			err := row.Scan(&id, &current, &next, &previous, &headers)
+			return storedRow{id, newStored(current, next, previous, headers)}, err
 		})
 		if err != nil {
 			return fmt.Errorf("read secrets: %w", err)
@@ -244,7 +244,7 @@ func (s Subscriptions) Seal(ctx context.Context) (SealReport, error) {
 				report.Already++
 				continue
 			}
-			batch.Queue(sqlSealSecret, append(append([]any{row.id}, anew.args()...), row.args()...)...)
+			batch.Queue(sqlSealSecret, append(append([]any{row.id}, anew.all()...), row.all()...)...)
 		}
 		if batch.Len() == 0 {
 			return nil
@@ -277,7 +277,8 @@ func (s Subscriptions) reseal(row storedRow) (anew storedSecrets, done bool, err
 	for _, c := range []struct {
 		at       slot
 		from, to *secret.Secret
-	}{{slotCurrent, &row.current, &anew.current}, {slotNext, &row.next, &anew.next}, {slotPrevious, &row.previous, &anew.previous}} {
+	}{{slotCurrent, &row.current, &anew.current}, {slotNext, &row.next, &anew.next}, {slotPrevious, &row.previous, &anew.previous},
+		{slotHeaders, &row.headers, &anew.headers}} {
 		if c.from.IsZero() {
 			continue
 		}
@@ -305,7 +306,7 @@ func (s Subscriptions) KeysInUse(ctx context.Context) (map[uint32]int, error) {
 	used := make(map[uint32]int)
 	err := s.readStored(ctx, func(list []storedRow) error {
 		for _, row := range list {
-			for _, stored := range []secret.Secret{row.current, row.next, row.previous} {
+			for _, stored := range []secret.Secret{row.current, row.next, row.previous, row.headers} {
 				if !stored.IsZero() {
 					key, _ := secret.KeyOf(stored.Reveal())
 					used[key]++

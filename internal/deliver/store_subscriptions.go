@@ -20,6 +20,7 @@ var (
 	sqlSubscription       = query("subscription")
 	sqlAddSubscription    = query("subscription_add")
 	sqlUpdateSubscription = query("subscription_update")
+	sqlSetHeaders         = query("subscription_headers")
 	sqlSomeSubscriptions  = query("subscriptions_some")
 	sqlRemoveSubscription = query("subscription_remove")
 	sqlSwitchSubscription = query("subscription_switch")
@@ -55,7 +56,11 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
-	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id)
+	headers, err := s.sealHeaders(id, sub.Headers)
+	if err != nil {
+		return fmt.Errorf("add subscription: %w", err)
+	}
+	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -109,6 +114,23 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 // Update stores what may be changed of a subscription: URL, events, description, order and what becomes of dead letters.
 func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
 	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead)
+}
+
+// SetHeaders stores the headers that a subscription wants, as NewHeaders makes them.
+func (s Subscriptions) SetHeaders(ctx context.Context, id uuid.UUID, headers secret.Secret) error {
+	stored, err := s.sealHeaders(id, headers)
+	if err != nil {
+		return fmt.Errorf("change subscription %s: %w", id, err)
+	}
+	return s.change(ctx, id, sqlSetHeaders, stored)
+}
+
+func (s Subscriptions) sealHeaders(id uuid.UUID, headers secret.Secret) (*string, error) {
+	if headers.IsZero() {
+		return nil, nil
+	}
+	stored, err := s.Keys.Seal(headers, slotHeaders.place(id))
+	return &stored, err
 }
 
 // Remove deletes a subscription. What waits for it is cancelled by the relay.

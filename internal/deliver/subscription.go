@@ -44,8 +44,10 @@ type Subscription struct {
 	NextStagedAt      *time.Time    `json:"next_secret_staged_at"`
 	PreviousSecret    secret.Secret `json:"-"`
 	PreviousExpiresAt *time.Time    `json:"previous_secret_expires_at"`
-	Locked            error         `json:"-"`
-	stored            storedSecrets
+	// Headers are what its webhooks have besides ours (see NewHeaders); their values often are secrets.
+	Headers secret.Secret `json:"-"`
+	Locked  error         `json:"-"`
+	stored  storedSecrets
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The

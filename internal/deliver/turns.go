@@ -265,7 +265,8 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	}
 	faultpoint.Hit(faultpoint.BeforeFirstAttempt)
 	out := sink.Attempt(p.attemptCtx, &Request{
-		URL: spec.url, Signer: spec.signerAt(time.Now()), EventID: d.flight.EventID.String(), EventType: d.flight.Type,
+		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
+		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: d.flight.Body, Attempt: d.attempts + 1,
 	})
 	if !out.Aborted {

@@ -48,7 +48,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	var t trace
 	ctx = httptrace.WithClientTrace(ctx, t.hooks())
 	started := time.Now()
-	header := make(http.Header, 8)
+	header := make(http.Header, 8+len(r.Header))
+	for name, values := range r.Header { // ours, below, go before theirs
+		header[name] = values
+	}
 	signed := r.Body
 	if faultpoint.Planted(faultpoint.SignReencoded) {
 		signed = reencode(signed)

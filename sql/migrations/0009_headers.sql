@@ -1,0 +1,6 @@
+-- Headers that a subscription wants with each of its webhooks, Authorization among them.
+
+-- +goose Up
+
+-- JSON list of pairs of name and value, sealed like the secrets, because the values often are some; NULL: there are none.
+ALTER TABLE relay.subscriptions ADD COLUMN headers text;
