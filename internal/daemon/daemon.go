@@ -191,9 +191,11 @@ func EgressOptions(c *Settings) egress.Options {
 
 // ownAddresses are those that this relay and its database listen on, which are no receivers.
 func ownAddresses(c *Settings) []string {
-	own := []string{c.HTTP.Listen}
-	if c.HTTP.OpsListen != "" {
-		own = append(own, c.HTTP.OpsListen)
+	var own []string
+	for _, at := range []string{c.HTTP.OpsListen, c.HTTP.Listen} {
+		if at != "" {
+			own = append(own, at)
+		}
 	}
 	for _, conn := range []string{c.Database.URL, c.Database.ReplicationURL} {
 		if conn == "" {

@@ -40,7 +40,7 @@ func TestRelay_ParksVeryManyForOneTenantAndServesTheOthers(t *testing.T) {
 func TestRelay_ServesHealthAndMetricsWhereItIsToldAndNothingElse(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
-	r := s.start("RELAY_HTTP_LISTEN=127.0.0.1:0", "RELAY_HTTP_OPS_LISTEN=127.0.0.1:0")
+	r := s.start("RELAY_HTTP_LISTEN=localhost:0", "RELAY_HTTP_OPS_LISTEN=127.0.0.1:0")
 	for _, path := range []string{"/healthz", "/readyz", "/status", "/metrics"} {
 		if code := r.httpCode(path); code != http.StatusOK {
 			t.Errorf("%s answers %d", path, code)

@@ -38,7 +38,8 @@ func TestRelay_RescuesTheGapAlthoughItIsKilledInTheMiddle(t *testing.T) {
 		t.Errorf("%d repeats after %d kills, want at most %d", repeats, len(faults), most)
 	}
 	l.books(all, some)
-	if n := s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'rescue' AND ended_at IS NOT NULL AND rows_read > 0"); n != 1 {
+	// Its count is of the last reading, which finds nothing when all was on record before the last kill.
+	if n := s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'rescue' AND ended_at IS NOT NULL"); n != 1 {
 		t.Errorf("%d rescues on record, want 1", n)
 	}
 	if n := s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'audit'"); n != 0 {
