@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -115,18 +116,34 @@ Errors are ` + "`application/problem+json`" + ` (RFC 9457). A call that is refus
 // API serves all paths under /api/, /openapi.json and /docs.
 type API struct {
 	http.Handler
-	server   *server
+	server *server
+	// built makes the routes and their document at the first call: a relay whose tenants never call has no use for
+	// the memory that they take.
+	built func() *built
+}
+
+// built are the routes with what describes them.
+type built struct {
+	mux      *http.ServeMux
 	document *huma.OpenAPI
 }
 
-// New builds the API. It starts nothing.
-func New(o Options) (*API, error) {
+// New returns the API. It starts nothing.
+func New(o Options) *API {
 	s := &server{Options: o, log: o.Log, calls: newGauge(maxCalls),
 		byToken: newLimiter(), byAddr: newLimiter(), guesses: newLimiter(), tests: newLimiter(),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "relay_api_request_duration_seconds",
 			Help: "Time that calls of the API took, by operation and status.", Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}},
 			[]string{"operation", "code"})}
 	o.Registry.MustRegister(s.took)
+	a := &API{server: s, built: sync.OnceValue(s.build)}
+	a.Handler = s.around(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.built().mux.ServeHTTP(w, r)
+	}))
+	return a
+}
+
+func (s *server) build() *built {
 	mux := http.NewServeMux()
 	api := humago.New(mux, s.config())
 	s.subscriptionRoutes(api)
@@ -135,25 +152,28 @@ func New(o Options) (*API, error) {
 	s.replayRoutes(api)
 	s.catalogRoutes(api)
 	s.changeRoutes(api)
-	document, err := writeDocument(api.OpenAPI())
-	if err != nil {
-		return nil, err
-	}
-	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/openapi+json;version=3.1")
-		_, _ = w.Write(document)
-	})
-	page, err := renderPage(api.OpenAPI())
-	if err != nil {
-		return nil, fmt.Errorf("write the page of the API: %w", err)
-	}
-	mux.HandleFunc("GET /docs", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", pageCSP)
-		_, _ = w.Write(page)
-	})
+	document := sync.OnceValues(func() ([]byte, error) { return writeDocument(api.OpenAPI()) })
+	mux.HandleFunc("GET /openapi.json", s.page(document, "application/openapi+json;version=3.1", ""))
+	page := sync.OnceValues(func() ([]byte, error) { return renderPage(api.OpenAPI()) })
+	mux.HandleFunc("GET /docs", s.page(page, "text/html; charset=utf-8", pageCSP))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.unknown(w, r, mux) })
-	return &API{Handler: s.around(mux), server: s, document: api.OpenAPI()}, nil
+	return &built{mux, api.OpenAPI()}
+}
+
+// page serves what is made once, at the first call.
+func (s *server) page(content func() ([]byte, error), contentType, policy string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		text, err := content()
+		if err != nil {
+			s.refuse(w, r, s.internal(r.Context(), "write "+r.URL.Path, err))
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		if policy != "" {
+			w.Header().Set("Content-Security-Policy", policy)
+		}
+		_, _ = w.Write(text)
+	}
 }
 
 func writeDocument(d *huma.OpenAPI) ([]byte, error) {
@@ -166,11 +186,8 @@ func writeDocument(d *huma.OpenAPI) ([]byte, error) {
 
 // Document returns the OpenAPI document of this version, which /openapi.json serves.
 func Document(version string) ([]byte, error) {
-	a, err := New(Options{Version: version, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return nil, err
-	}
-	return writeDocument(a.document)
+	b := New(Options{Version: version, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}).built()
+	return writeDocument(b.document)
 }
 
 func (s *server) config() huma.Config {

@@ -36,7 +36,7 @@ func (s *server) changeRoutes(api huma.API) {
 	register(s, api, huma.Operation{OperationID: "listChanges", Method: http.MethodGet, Path: "/changes", Tags: []string{"changes"},
 		Summary: "List changes", Errors: []int{400, 422}, Description: "Newest first."}, token.RoleTenantRead,
 		func(ctx context.Context, c *caller, in *PageQuery) (*changesOutput, error) {
-			page, err := s.page(ctx, c, "changes", in)
+			page, err := s.cursorPage(ctx, c, "changes", in)
 			if err != nil {
 				return nil, err
 			}

@@ -130,7 +130,7 @@ func (s *server) listDeliveries(ctx context.Context, c *caller, in *deliveriesIn
 		}
 		f.Subscription = id
 	}
-	page, err := s.page(ctx, c, fmt.Sprintf("deliveries %q", []string{in.Status, in.Event, f.Subscription.String(), in.AggregateType, in.AggregateID,
+	page, err := s.cursorPage(ctx, c, fmt.Sprintf("deliveries %q", []string{in.Status, in.Event, f.Subscription.String(), in.AggregateType, in.AggregateID,
 		in.From.UTC().String(), in.To.UTC().String()}), &in.PageQuery)
 	if err != nil {
 		return nil, err

@@ -13,8 +13,8 @@ type page struct {
 	last  uuid.UUID // id that the page before ended with; uuid.Nil for the first page
 }
 
-// page reads the cursor of a call. of names the list with its filters: another one's cursor is refused.
-func (s *server) page(ctx context.Context, c *caller, of string, in *PageQuery) (*page, error) {
+// cursorPage reads the cursor of a call. of names the list with its filters: another one's cursor is refused.
+func (s *server) cursorPage(ctx context.Context, c *caller, of string, in *PageQuery) (*page, error) {
 	key, err := s.cursors.load(ctx, s.DB)
 	if err != nil {
 		return nil, err

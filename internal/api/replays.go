@@ -161,7 +161,7 @@ func timeOrNone(t *time.Time) string {
 }
 
 func (s *server) listReplays(ctx context.Context, c *caller, in *PageQuery) (*replaysOutput, error) {
-	page, err := s.page(ctx, c, "replays", in)
+	page, err := s.cursorPage(ctx, c, "replays", in)
 	if err != nil {
 		return nil, err
 	}

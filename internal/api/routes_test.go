@@ -30,7 +30,7 @@ type route struct {
 // know fails them: a new route has to be added here.
 func (w *world) routes() []route {
 	var out []route
-	for path, item := range w.api.document.Paths {
+	for path, item := range w.api.built().document.Paths {
 		for method, op := range map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put, "PATCH": item.Patch,
 			"DELETE": item.Delete, "HEAD": item.Head, "OPTIONS": item.Options} {
 			if op != nil {

@@ -353,7 +353,7 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 const byTenant = "disabled by its tenant"
 
 func (s *server) listSubscriptions(ctx context.Context, c *caller, in *PageQuery) (*listOutput, error) {
-	page, err := s.page(ctx, c, "subscriptions", in)
+	page, err := s.cursorPage(ctx, c, "subscriptions", in)
 	if err != nil {
 		return nil, err
 	}

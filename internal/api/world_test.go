@@ -74,7 +74,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.api, err = New(Options{DB: db, Tokens: token.NewChecker(db), Registry: prometheus.NewRegistry(), Version: "test",
+	w.api = New(Options{DB: db, Tokens: token.NewChecker(db), Registry: prometheus.NewRegistry(), Version: "test",
 		Log: slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Limits: func() Limits {
 			w.mu.Lock()
@@ -105,9 +105,6 @@ func newWorld(t *testing.T) *world {
 			return map[string]int64{"payment.received": 12}, nil
 		},
 		ReplayRate: func() int { return 50 }})
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := httptest.NewServer(w.api)
 	t.Cleanup(server.Close)
 	w.base = server.URL

@@ -51,7 +51,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		return nil, err
 	}
 	d.catalog.Store(catalog)
-	tenants, err := api.New(api.Options{
+	tenants := api.New(api.Options{
 		DB: d.apiPool, Tokens: d.tokens(), Registry: d.registry, Log: d.log, Version: d.opts.Version,
 		Limits: func() api.Limits {
 			c := d.cfg().API
@@ -76,9 +76,6 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		},
 		ReplayRate: func() int { return d.cfg().Replay.Rate },
 	})
-	if err != nil {
-		return nil, err
-	}
 	secured, err := serverTLS(c.HTTP.TLSCert, c.HTTP.TLSKey)
 	if err != nil {
 		return nil, err
