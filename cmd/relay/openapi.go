@@ -12,7 +12,7 @@ func newOpenAPI() *cobra.Command {
 		Long:    "Print the OpenAPI 3.1 document of the tenants' API, the same that a running relay serves at /openapi.json.",
 		Example: "  relay openapi > openapi.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			document, err := api.Document(version)
+			document, err := api.Document()
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -44,6 +45,10 @@ type Limits struct {
 	AddressRate      float64 // and from one address
 	MaxSubscriptions int     // of one tenant
 	MaxReplay        int     // rows of one replay
+	WriteRate        float64 // changes a second of one tenant; twice as many at once
+
+	// TrustedProxies say in X-Forwarded-For where a call comes from.
+	TrustedProxies []netip.Prefix
 }
 
 // Options are what New needs. All fields are required.
@@ -52,7 +57,6 @@ type Options struct {
 	Tokens   *token.Checker
 	Registry prometheus.Registerer
 	Log      *slog.Logger
-	Version  string
 	Limits   func() Limits          // asked at each call, for it may be reloaded
 	Catalog  func() *outbox.Catalog // and this
 	CheckURL func(string) error     // says what is wrong with a URL, for people
@@ -61,6 +65,8 @@ type Options struct {
 	Post func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error)
 	// CountReplay tells how many retained rows a replay would send, by type of event.
 	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
+	// Oldest is the time before which nothing is retained.
+	Oldest func() time.Time
 	// ReplayRate is how many rows a second a replay begins.
 	ReplayRate func() int
 }
@@ -76,6 +82,10 @@ type server struct {
 	byAddr  *limiter // calls, by address
 	guesses *limiter // refused tokens, by address
 	tests   *limiter // test events, by tenant
+	writes  *limiter // changes, by tenant
+	// ofTenant are the calls at once of each tenant: one alone must not keep the others waiting.
+	ofTenant *tenantGauges
+	counting chan struct{} // holds what looks through the outbox
 }
 
 // queryFiles holds every statement that this package runs.
@@ -101,11 +111,16 @@ var (
 	sqlForget        = query("forget")
 	sqlChange        = query("change")
 	sqlChanges       = query("changes")
+	sqlForgetChanges = query("forget_changes")
 	sqlReplays       = query("replays")
 	sqlReplayID      = query("replay_id")
+	sqlReplaying     = query("replaying")
 	sqlStatistics    = query("statistics")
 	sqlBacklog       = query("backlog")
 )
+
+// apiVersion is that of the paths. The relay's own is nobody's business who has no token.
+const apiVersion = "1"
 
 const introduction = `Webhook subscriptions of a tenant, and their deliveries.
 
@@ -132,12 +147,13 @@ type built struct {
 func New(o Options) *API {
 	s := &server{Options: o, log: o.Log, calls: newGauge(maxCalls),
 		byToken: newLimiter(), byAddr: newLimiter(), guesses: newLimiter(), tests: newLimiter(),
+		writes: newLimiter(), ofTenant: newTenantGauges(), counting: make(chan struct{}, 1),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "relay_api_request_duration_seconds",
 			Help: "Time that calls of the API took, by operation and status.", Buckets: []float64{.001, .005, .02, .1, .5, 2, 10}},
 			[]string{"operation", "code"})}
 	o.Registry.MustRegister(s.took)
 	a := &API{server: s, built: sync.OnceValue(s.build)}
-	a.Handler = s.around(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a.Handler = s.around(s.calls, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.built().mux.ServeHTTP(w, r)
 	}))
 	return a
@@ -184,14 +200,14 @@ func writeDocument(d *huma.OpenAPI) ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-// Document returns the OpenAPI document of this version, which /openapi.json serves.
-func Document(version string) ([]byte, error) {
-	b := New(Options{Version: version, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}).built()
+// Document returns the OpenAPI document, which /openapi.json serves.
+func Document() ([]byte, error) {
+	b := New(Options{Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}).built()
 	return writeDocument(b.document)
 }
 
 func (s *server) config() huma.Config {
-	c := huma.DefaultConfig("relay", s.Version)
+	c := huma.DefaultConfig("relay", apiVersion)
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", "" // served below, without the pages of other hosts
 	c.CreateHooks = nil                                   // no $schema in bodies
 	c.RejectUnknownQueryParameters = true
@@ -252,6 +268,13 @@ func register[I, O any](s *server, api huma.API, op huma.Operation, need token.R
 		}
 		ctx, cancel := context.WithTimeout(ctx, callTime)
 		defer cancel()
+		// Its turn at the database: the pool is small, and is everybody's.
+		select {
+		case c.turns <- struct{}{}:
+			defer func() { <-c.turns }()
+		case <-ctx.Done():
+			return nil, s.internal(ctx, op.OperationID, ctx.Err())
+		}
 		out, err := h(ctx, c, in)
 		var p *Problem
 		if err != nil && !errors.As(err, &p) {

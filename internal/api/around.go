@@ -3,12 +3,14 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,13 +22,25 @@ import (
 	"github.com/outbox-relay/relay/internal/token"
 )
 
-// maxCalls is how many calls are worked on at once.
-const maxCalls = 256
+// How many calls are worked on at once.
+const (
+	maxCalls     = 256
+	maxOperators = 16
+	maxOfTenant  = 16 // of one tenant
+	maxTurns     = 2  // of one tenant at the database
+)
 
 type (
 	requestIDKey struct{}
 	callerKey    struct{}
+	addressKey   struct{}
 )
+
+// from is where the call comes from, as far as callers are told apart by it.
+func from(ctx context.Context) string {
+	a, _ := ctx.Value(addressKey{}).(string)
+	return a
+}
 
 // requestID names the call in the log; "" outside of one.
 func requestID(ctx context.Context) string {
@@ -35,7 +49,7 @@ func requestID(ctx context.Context) string {
 }
 
 // around is what every call goes through before it is known what it wants.
-func (s *server) around(next http.Handler) http.Handler {
+func (s *server) around(calls *gauge, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
 		if !plainID(id) {
@@ -59,13 +73,14 @@ func (s *server) around(next http.Handler) http.Handler {
 				s.refuse(w, r, newProblem(http.StatusInternalServerError, "The request id finds the reason in the relay's log."))
 			}
 		}()
-		if !s.calls.enter() {
+		if !calls.enter() {
 			h.Set("Retry-After", "1")
 			s.refuse(w, r, newProblem(http.StatusServiceUnavailable, "Too many calls are being worked on. Try again in a moment."))
 			return
 		}
-		defer s.calls.leave()
-		if wait, ok := s.byAddr.take(address(r.RemoteAddr), s.Limits().AddressRate); !ok {
+		defer calls.leave()
+		r = r.WithContext(context.WithValue(r.Context(), addressKey{}, s.origin(r)))
+		if wait, ok := s.byAddr.take(from(r.Context()), s.Limits().AddressRate); !ok {
 			s.tooMany(w, r, wait, "Too many calls from this address.")
 			return
 		}
@@ -119,6 +134,34 @@ func address(remote string) string {
 	return a.String()
 }
 
+// origin is where a call comes from: who connected, or, when that is a proxy that is trusted, whom the proxy says it is for.
+// Of X-Forwarded-For the entries that trusted proxies added are believed, from the last one on, and nothing before them.
+func (s *server) origin(r *http.Request) string {
+	trusted := s.Limits().TrustedProxies
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil || len(trusted) == 0 {
+		return address(r.RemoteAddr)
+	}
+	at, err := netip.ParseAddr(host)
+	if err != nil {
+		return address(r.RemoteAddr)
+	}
+	entries := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(entries) - 1; i >= 0 && within(trusted, at); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(entries[i]))
+		if err != nil {
+			break
+		}
+		at = next
+	}
+	return address(net.JoinHostPort(at.String(), "0"))
+}
+
+func within(list []netip.Prefix, a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
 // refuse answers with a problem outside of any operation.
 func (s *server) refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
 	named := *p
@@ -160,6 +203,7 @@ type caller struct {
 	token   *token.Token
 	tenant  string
 	address string
+	turns   chan struct{} // of the tenant's calls at the database; full: they wait
 }
 
 // actor names the caller in the log of changes.
@@ -167,25 +211,34 @@ func (c *caller) actor() string { return c.token.Bearer() }
 
 // authenticate lets an operation be called by those who may.
 func (s *server) authenticate(api huma.API, ctx huma.Context, need token.Role, next func(huma.Context)) {
-	from := address(ctx.RemoteAddr())
-	t, p := s.identify(ctx.Context(), ctx.Header("Authorization"), from, ctx.SetHeader)
+	at := from(ctx.Context())
+	t, p := s.identify(ctx.Context(), ctx.Header("Authorization"), at, ctx.SetHeader)
 	if p == nil {
 		p = allowed(t, need)
 	}
 	if p == nil {
-		p = s.countCall(ctx, t)
+		p = s.countCall(ctx, t, need)
 	}
-	if p != nil {
-		_ = huma.WriteErr(api, ctx, p.Status, "", p)
-		return
+	if p == nil {
+		// Before the body is read, which a caller may send slowly.
+		calls := s.ofTenant.get(*t.TenantID)
+		defer s.ofTenant.put(*t.TenantID)
+		if calls.enter() {
+			defer calls.leave()
+			next(huma.WithValue(ctx, callerKey{}, &caller{token: t, tenant: *t.TenantID, address: at, turns: calls.turns}))
+			return
+		}
+		ctx.SetHeader("Retry-After", "1")
+		p = newProblem(http.StatusTooManyRequests, "Too many calls of this tenant are being worked on.")
 	}
-	next(huma.WithValue(ctx, callerKey{}, &caller{token: t, tenant: *t.TenantID, address: from}))
+	_ = huma.WriteErr(api, ctx, p.Status, "", p)
 }
 
 // ForOperators lets through calls with an operator's token and refuses all others.
 func (a *API) ForOperators(next http.Handler) http.Handler {
-	return a.server.around(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t, p := a.server.identify(r.Context(), r.Header.Get("Authorization"), address(r.RemoteAddr), w.Header().Set)
+	// Tenants, however many, do not keep operators out.
+	return a.server.around(newGauge(maxOperators), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t, p := a.server.identify(r.Context(), r.Header.Get("Authorization"), from(r.Context()), w.Header().Set)
 		if p == nil && t.Role != token.RoleOperator {
 			p = newProblem(http.StatusForbidden, "This is for operators. relay token create --operator makes a token for it.")
 		}
@@ -212,7 +265,7 @@ func (s *server) identify(ctx context.Context, header, from string, setHeader fu
 	if t, ok := s.Tokens.Known(text); ok {
 		return t, nil
 	}
-	if wait, ok := s.guesses.look(from, guessRate); !ok {
+	if wait, ok := s.guesses.look(from, guessRate); !ok && !s.Tokens.NoGuess(text) {
 		setHeader("Retry-After", retryAfter(wait))
 		return nil, newProblem(http.StatusTooManyRequests, "Too many calls with invalid tokens from this address.")
 	}
@@ -226,6 +279,10 @@ func (s *server) identify(ctx context.Context, header, from string, setHeader fu
 		s.guesses.take(from, guessRate)
 		setHeader("WWW-Authenticate", `Bearer realm="relay", error="invalid_token"`)
 		return nil, newProblem(http.StatusUnauthorized, "The token is unknown, revoked or expired.")
+	}
+	if errors.Is(err, token.ErrKeys) {
+		s.log.Warn("JWTs cannot be verified", "request_id", requestID(ctx), "error", err)
+		return nil, newProblem(http.StatusServiceUnavailable, "The identity provider's keys cannot be read now. Try again in a moment.")
 	}
 	return nil, s.internal(ctx, "check token", err)
 }
@@ -242,7 +299,13 @@ func allowed(t *token.Token, need token.Role) *Problem {
 }
 
 // countCall holds a token to its rate, and says in the headers of draft-ietf-httpapi-ratelimit-headers what is left of it.
-func (s *server) countCall(ctx huma.Context, t *token.Token) *Problem {
+func (s *server) countCall(ctx huma.Context, t *token.Token, need token.Role) *Problem {
+	if need == token.RoleTenantWrite {
+		if wait, ok := s.writes.take(*t.TenantID, s.Limits().WriteRate); !ok {
+			ctx.SetHeader("Retry-After", retryAfter(wait))
+			return newProblem(http.StatusTooManyRequests, "Too many changes by this tenant.")
+		}
+	}
 	rate := s.Limits().TokenRate
 	if rate <= 0 {
 		return nil

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -52,6 +53,24 @@ func (s *server) changeRoutes(api huma.API) {
 			out.Body.Items = list
 			return out, nil
 		})
+}
+
+// forgetAtOnce bounds what one statement removes, so that none takes long.
+const forgetAtOnce = 10_000
+
+// ForgetChanges removes what was changed longer ago than a time from the record, and returns how much that was.
+func ForgetChanges(ctx context.Context, db DB, after time.Duration) (int64, error) {
+	var all int64
+	for {
+		tag, err := db.Exec(ctx, sqlForgetChanges, time.Now().Add(-after), forgetAtOnce)
+		if err != nil {
+			return all, fmt.Errorf("forget changes: %w", err)
+		}
+		all += tag.RowsAffected()
+		if tag.RowsAffected() < forgetAtOnce {
+			return all, nil
+		}
+	}
 }
 
 // changes returns what was changed of the tenant's before an id, newest first.

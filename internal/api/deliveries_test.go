@@ -33,7 +33,8 @@ func TestDeliveries_AreFoundByEachFilter(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	acme := w.token(token.RoleTenantRead, "acme")
-	first, second := uuid.New(), uuid.New()
+	writer := w.token(token.RoleTenantWrite, "acme")
+	first, second := w.subscribe(writer).ID, w.subscribe(writer).ID
 	day := time.Now().UTC().Truncate(24 * time.Hour)
 	d := []uuid.UUID{
 		w.ended("acme", first, day.Add(1*time.Hour), 1, "DELIVERED", "payment.received", "inv_1"),
@@ -87,7 +88,7 @@ func TestDeliveries_AreFoundByEachFilter(t *testing.T) {
 func TestDeliveries_PagesAreStableUnderWrites(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	acme, sub := w.token(token.RoleTenantRead, "acme"), uuid.New()
+	acme, sub := w.token(token.RoleTenantRead, "acme"), w.subscribe(w.token(token.RoleTenantWrite, "acme")).ID
 	begin := time.Now().Add(-time.Hour).Truncate(time.Second)
 	want := make(map[uuid.UUID]bool)
 	for i := range 40 {

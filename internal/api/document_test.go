@@ -48,7 +48,7 @@ func writeTo(t *testing.T, path string, b []byte) {
 func TestDocument_PassesAPublicLinter(t *testing.T) {
 	t.Parallel()
 	dir := verifiers(t)
-	document, err := Document("test")
+	document, err := Document()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestDocument_MakesAClientThatWorks(t *testing.T) {
 	acme := w.token(token.RoleTenantWrite, "acme")
 	sub := w.subscribe(acme)
 	w.parked("acme", sub.ID, time.Now(), 1)
-	document, err := Document("test")
+	document, err := Document()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,10 @@ func unmarshal(data []byte, v any) error {
 	if err := checkJSON(data); err != nil {
 		return err
 	}
-	return json.Unmarshal(data, v)
+	if err := json.Unmarshal(data, v); err != nil {
+		return errors.New("the body has a value that cannot be read") // whose, the decoder would repeat
+	}
+	return nil
 }
 
 func checkJSON(data []byte) error {

@@ -118,6 +118,43 @@ func (g *gauge) enter() bool {
 
 func (g *gauge) leave() { g.n.Add(-1) }
 
+// tenantCalls are the calls of one tenant that are worked on.
+type tenantCalls struct {
+	gauge
+	turns chan struct{}
+	users int
+}
+
+// tenantGauges holds the calls of each tenant that has some, and forgets a tenant that has none.
+type tenantGauges struct {
+	mu sync.Mutex
+	of map[string]*tenantCalls
+}
+
+func newTenantGauges() *tenantGauges { return &tenantGauges{of: make(map[string]*tenantCalls)} }
+
+func (g *tenantGauges) get(tenant string) *tenantCalls {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t := g.of[tenant]
+	if t == nil {
+		t = &tenantCalls{gauge: gauge{max: maxOfTenant}, turns: make(chan struct{}, maxTurns)}
+		g.of[tenant] = t
+	}
+	t.users++
+	return t
+}
+
+func (g *tenantGauges) put(tenant string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if t := g.of[tenant]; t != nil {
+		if t.users--; t.users == 0 {
+			delete(g.of, tenant)
+		}
+	}
+}
+
 // refused tells whether a token was looked at and found bad.
 func refused(err error) bool {
 	return errors.Is(err, token.ErrMalformed) || errors.Is(err, token.ErrRefused)

@@ -124,10 +124,22 @@ func fieldError(location, message string) FieldError {
 		f.Parameter = rest
 		return f
 	}
-	for part := range strings.FieldsFuncSeq(rest, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
-		f.Pointer += "/" + part
-	}
+	f.Pointer = pointer(rest)
 	return f
+}
+
+// pointer makes a JSON Pointer of the library's path, such as events[0] or headers[1].name. A name of the caller's that has
+// a full stop or a bracket itself cannot be told from a path; it is bounded, because it is repeated.
+func pointer(path string) string {
+	if len(path) > maxDetail {
+		path = strings.ToValidUTF8(path[:maxDetail], "")
+	}
+	var b strings.Builder
+	for part := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
+		b.WriteByte('/')
+		b.WriteString(strings.NewReplacer("~", "~0", "/", "~1").Replace(part))
+	}
+	return b.String()
 }
 
 // maxDetail bounds, in bytes, what a problem repeats of the library's words, which may have a name that the caller chose.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -59,8 +60,12 @@ type (
 	ReplayPath struct {
 		ID string `path:"id" maxLength:"64" doc:"Id of the replay." example:"01a21045-f7d1-7e0a-9c3b-55e0a6b0c1d2"`
 	}
-	newReplayInput struct{ Body NewReplay }
-	askOutput      struct {
+	newReplayInput struct {
+		Key     string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]+$" doc:"A call that is repeated with the same key and body within a day makes no other replay."`
+		Body    NewReplay
+		RawBody []byte
+	}
+	askOutput struct {
 		Status int
 		Body   ReplayAnswer
 	}
@@ -77,7 +82,7 @@ func (s *server) replayRoutes(api huma.API) {
 	tags := []string{"replays"}
 	register(s, api, huma.Operation{OperationID: "createReplay", Method: http.MethodPost, Path: "/replays", Tags: tags,
 		Summary: "Send retained events again", DefaultStatus: http.StatusAccepted, Errors: []int{404, 409, 413, 415, 422},
-		Description: "Sends what the outbox still has to one subscription, under the same webhook-ids, at a bounded rate, in the order of each key, and never ahead of what comes live. With dry_run it counts. One runs at a time for a subscription."},
+		Description: "Sends what the outbox still has to one subscription, under the same webhook-ids, at a bounded rate, in the order of each key, and never ahead of what comes live. With dry_run it counts. One runs at a time."},
 		token.RoleTenantWrite, s.createReplay)
 	register(s, api, huma.Operation{OperationID: "listReplays", Method: http.MethodGet, Path: "/replays", Tags: tags,
 		Summary: "List replays", Description: "Newest first.", Errors: []int{400, 422}}, token.RoleTenantRead, s.listReplays)
@@ -96,6 +101,7 @@ func (s *server) replayRoutes(api huma.API) {
 }
 
 func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput) (*askOutput, error) {
+	const operation = "createReplay"
 	b := &in.Body
 	for i, p := range b.Events {
 		if err := deliver.CheckPattern(p); err != nil {
@@ -107,16 +113,31 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 	if err != nil {
 		return nil, err
 	}
-	to := time.Now()
-	if b.To != nil {
+	// Of what is to come, the subscription has no need to be sent anything again; and what is no more, need not be kept.
+	from, to := b.From, time.Now()
+	if b.To != nil && b.To.Before(to) {
 		to = *b.To
 	}
-	if !b.From.Before(to) {
-		return nil, invalid("/from", "It is not before the end of the range.")
+	if oldest := s.Oldest(); from.Before(oldest) {
+		from = oldest
+	}
+	if !from.Before(to) {
+		return nil, invalid("/from", "It is not before the end of the range, or nothing is retained of that.")
+	}
+	if !sub.Active && !b.DryRun {
+		return nil, newProblem(http.StatusConflict, "The subscription is disabled. Enable it first.")
+	}
+	// It may look through all of the outbox, which has no index for it.
+	select {
+	case s.counting <- struct{}{}:
+		defer func() { <-s.counting }()
+	default:
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, "Another call is looking through the outbox. Try again in a moment."),
+			http.Header{"Retry-After": {"1"}})
 	}
 	events := slices.Compact(slices.Sorted(slices.Values(b.Events)))
 	out := &askOutput{Status: http.StatusOK}
-	if out.Body.Events, err = s.CountReplay(ctx, sub, events, b.From, to); err != nil {
+	if out.Body.Events, err = s.CountReplay(ctx, sub, events, from, to); err != nil {
 		return nil, err
 	}
 	for _, n := range out.Body.Events {
@@ -130,7 +151,21 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 	}
 	var id uuid.UUID
 	err = db.write(ctx, func(w *change) error {
-		number, already, err := deliver.Replays{DB: w.Tx}.Ask(ctx, deliver.ReplayRequest{Subscription: sub.ID, Events: events, From: b.From, To: to,
+		if err := w.lock(ctx); err != nil {
+			return err
+		}
+		body := sha256.Sum256(in.RawBody)
+		if id, err = w.made(ctx, operation, in.Key, body); err != nil || id != uuid.Nil {
+			return err
+		}
+		var other bool
+		if err := w.QueryRow(ctx, sqlReplaying, w.tenant, sub.ID).Scan(&other); err != nil {
+			return err
+		}
+		if other {
+			return newProblem(http.StatusConflict, "A replay of another subscription is running, and one runs at a time. Wait for it, or cancel it.")
+		}
+		number, already, err := deliver.Replays{DB: w.Tx}.Ask(ctx, deliver.ReplayRequest{Subscription: sub.ID, Events: events, From: from, To: to,
 			Rate: s.ReplayRate(), Found: out.Body.Found, Spec: strings.Join(append([]string{"api", b.From.UTC().String(), timeOrNone(b.To)}, events...), " ")})
 		switch {
 		case errors.Is(err, deliver.ErrReplayRuns):
@@ -143,7 +178,11 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 		if err := w.QueryRow(ctx, sqlReplayID, number, w.tenant).Scan(&id); err != nil || already {
 			return err
 		}
-		return w.note(ctx, "replay.create", id, nil, map[string]any{"subscription_id": sub.ID, "from": b.From, "to": to, "events": events, "found": out.Body.Found})
+		if err := w.note(ctx, "replay.create", id, nil, map[string]any{"subscription_id": sub.ID, "from": from, "to": to, "events": events,
+			"found": out.Body.Found}); err != nil {
+			return err
+		}
+		return w.remember(ctx, operation, in.Key, body, id)
 	})
 	if err != nil {
 		return nil, err

@@ -44,6 +44,13 @@ func TestReplay_CountsBeforeItSends(t *testing.T) {
 	if a := w.call("POST", "/replays", acme, body("")); a.Status != http.StatusConflict {
 		t.Errorf("another one meanwhile: status %d, %s", a.Status, a.Text)
 	}
+	if !got.Replay.From.Equal(time.Date(2026, 1, 31, 15, 4, 5, 0, time.UTC)) || got.Replay.To.After(time.Now()) {
+		t.Errorf("from %s to %s", got.Replay.From, got.Replay.To)
+	}
+	second := w.subscribe(acme)
+	if a := w.call("POST", "/replays", acme, strings.Replace(body(""), sub.ID.String(), second.ID.String(), 1)); a.Status != http.StatusConflict {
+		t.Errorf("of another subscription meanwhile: status %d, %s", a.Status, a.Text)
+	}
 	path := "/replays/" + got.Replay.ID.String()
 	if a := w.call("GET", path, acme, nil); a.Status != 200 || strings.Contains(a.Text, `"number"`) {
 		t.Errorf("status %d, %s", a.Status, a.Text)
@@ -58,7 +65,7 @@ func TestReplay_CountsBeforeItSends(t *testing.T) {
 		t.Errorf("one that has ended: status %d, %s", a.Status, a.Text)
 	}
 	var changes struct{ Items []Change }
-	if w.call("GET", "/changes", acme, nil).into(t, &changes); changes.Items[0].Action != "replay.cancel" || changes.Items[1].Action != "replay.create" {
+	if w.call("GET", "/changes", acme, nil).into(t, &changes); changes.Items[0].Action != "replay.cancel" || changes.Items[2].Action != "replay.create" {
 		t.Errorf("%+v", changes.Items)
 	}
 }
@@ -100,5 +107,62 @@ func TestStatistics_SayHowASubscriptionDoes(t *testing.T) {
 	}
 	if s.Backlog != 2 || s.BacklogMore || !s.OldestWaiting.Truncate(time.Millisecond).Equal(oldest) || *s.LastError != "http_5xx: 503 Service Unavailable" || s.NextAttemptAt == nil {
 		t.Errorf("%+v", s)
+	}
+}
+
+// What is kept for a replay is kept for everybody's tables: it reaches no further than what there is.
+func TestReplay_ReachesNeitherBehindWhatIsRetainedNorIntoTheFuture(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	sub := w.subscribe(acme)
+	a := w.call("POST", "/replays", acme, `{"subscription_id":"`+sub.ID.String()+`","from":"0001-01-01T00:00:00Z","to":"2999-01-01T00:00:00Z"}`)
+	var got ReplayAnswer
+	if a.into(t, &got); got.Replay == nil || got.Replay.From.Year() != 2026 || got.Replay.To.After(time.Now().Add(time.Second)) {
+		t.Errorf("status %d, %s", a.Status, a.Text)
+	}
+	if a := w.call("POST", "/replays", acme, `{"subscription_id":"`+sub.ID.String()+`","from":"2998-01-01T00:00:00Z"}`); a.Status != 422 {
+		t.Errorf("from the future: status %d, %s", a.Status, a.Text)
+	}
+	off := w.subscribe(acme)
+	w.call("POST", "/subscriptions/"+off.ID.String()+"/disable", acme, nil)
+	if a := w.call("POST", "/replays", acme, `{"subscription_id":"`+off.ID.String()+`","from":"2026-01-31T15:04:05Z"}`); a.Status != http.StatusConflict {
+		t.Errorf("for one that is disabled: status %d, %s", a.Status, a.Text)
+	}
+}
+
+func TestReplay_WithAKeyIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	body := `{"subscription_id":"` + w.subscribe(acme).ID.String() + `","from":"2026-01-31T15:04:05Z"}`
+	key := header{"Idempotency-Key", "again-1"}
+	var first, second ReplayAnswer
+	w.call("POST", "/replays", acme, body, key).into(t, &first)
+	if _, err := w.db.Exec(t.Context(), "UPDATE relay.replays SET state = 'DONE', ended_at = now()"); err != nil {
+		t.Fatal(err)
+	}
+	w.call("POST", "/replays", acme, body, key).into(t, &second)
+	if first.Replay == nil || second.Replay == nil || first.Replay.ID != second.Replay.ID || second.Replay.State != "DONE" {
+		t.Errorf("%+v, then %+v", first.Replay, second.Replay)
+	}
+}
+
+func TestForgetChanges_RemovesWhatIsOld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	for range 3 {
+		w.subscribe(acme)
+	}
+	if _, err := w.db.Exec(t.Context(), "UPDATE relay.changes SET at = at - interval '400 days' WHERE id <> (SELECT max(id::text)::uuid FROM relay.changes)"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := ForgetChanges(t.Context(), w.db, 365*24*time.Hour); err != nil || n != 2 {
+		t.Errorf("%d, %v", n, err)
+	}
+	var changes struct{ Items []Change }
+	if w.call("GET", "/changes", acme, nil).into(t, &changes); len(changes.Items) != 1 {
+		t.Errorf("%d are left", len(changes.Items))
 	}
 }

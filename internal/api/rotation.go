@@ -141,6 +141,9 @@ func (s *server) rotate(ctx context.Context, c *caller, id, action string,
 			if p := rotationProblem(err); p != nil {
 				return p
 			}
+			if errors.Is(err, secret.ErrLooksSealed) {
+				return looksSealed(err)
+			}
 			if errors.Is(err, secret.ErrLocked) {
 				return s.locked(ctx, err)
 			}

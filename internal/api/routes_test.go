@@ -2,12 +2,17 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -120,6 +125,11 @@ func TestRoutes_ServeTheirTenant(t *testing.T) {
 				t.Errorf("%s with a token that may only look: status %d, %s", r.op.OperationID, a.Status, a.Text)
 			}
 			bearer = acme
+		}
+		if r.op.OperationID == "createReplay" { // of a tenant's, one runs
+			if _, err := w.db.Exec(t.Context(), "UPDATE relay.replays SET state = 'DONE'"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		a := w.call(r.method, path, bearer, s.content(ids))
 		if a.Status != s.status {
@@ -484,6 +494,128 @@ func TestAPI_SlowsGuessingDownAndLetsKnownTokensThrough(t *testing.T) {
 	if a := w.call("GET", "/events", acme, nil); a.Status != 200 {
 		t.Errorf("a good token from the same address: status %d", a.Status)
 	}
+	// Not only while it is in memory: it must be looked up again while somebody goes on guessing.
+	for until := time.Now().Add(2 * token.CacheFor); time.Now().Before(until); {
+		w.call("GET", "/events", "relay_guess", nil)
+		if a := w.call("GET", "/events", acme, nil); a.Status != 200 {
+			t.Fatalf("a good token beside a guesser: status %d", a.Status)
+		}
+	}
+}
+
+func TestAPI_BelievesTrustedProxiesAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.limit(Limits{AddressRate: 1, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}})
+	call := func(forwarded ...string) int {
+		var h []header
+		if len(forwarded) > 0 {
+			h = append(h, header{"X-Forwarded-For", strings.Join(forwarded, ", ")})
+		}
+		return w.call("GET", "/events", "", nil, h...).Status
+	}
+	for range 3 {
+		call("192.0.2.1")
+	}
+	if got := call("192.0.2.1"); got != 429 {
+		t.Errorf("a caller behind the proxy that has had enough: status %d", got)
+	}
+	if got := call("198.51.100.9", "192.0.2.1", "10.1.2.3"); got != 429 {
+		t.Errorf("the same, who claims to be another, through two proxies: status %d", got)
+	}
+	if got := call("192.0.2.2"); got != 401 {
+		t.Errorf("another caller: status %d", got)
+	}
+	for _, garbage := range []string{"", "x", "192.0.2.1:80:80", ","} {
+		if got := call(garbage); got != 401 && got != 429 {
+			t.Errorf("%q: status %d", garbage, got)
+		}
+	}
+	w.limit(Limits{AddressRate: 1})
+	for range 3 {
+		call("192.0.2.77")
+	}
+	if got := call("192.0.2.78"); got != 429 {
+		t.Errorf("without trusted proxies the header changes whose call it is: status %d", got)
+	}
+}
+
+// However a tenant calls, others and operators are served.
+func TestAPI_OneTenantDoesNotKeepOthersOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme, globex, operator := w.token(token.RoleTenantWrite, "acme"), w.token(token.RoleTenantRead, "globex"), w.token(token.RoleOperator, "")
+	ops := httptest.NewServer(w.api.ForOperators(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNoContent) })))
+	t.Cleanup(ops.Close)
+	others := func(while string) {
+		t.Helper()
+		began := time.Now()
+		if a := w.call("GET", "/subscriptions", globex, nil); a.Status != 200 {
+			t.Errorf("%s, another tenant: status %d, %s", while, a.Status, a.Text)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ops.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+operator)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != http.StatusNoContent {
+			t.Errorf("%s, an operator: status %d", while, resp.StatusCode)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("%s, others wait %s", while, took)
+		}
+	}
+	// Bodies that do not come.
+	for range maxCalls {
+		c, err := net.Dial("tcp", strings.TrimPrefix(w.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if _, err := fmt.Fprintf(c, "POST %s/subscriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+			Prefix, acme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for w.call("GET", "/events", acme, nil).Status != http.StatusTooManyRequests && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	others("while one sends bodies that do not come")
+
+	// Statements that take long.
+	tx, err := w.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE relay.changes"); err != nil {
+		t.Fatal(err)
+	}
+	third := w.token(token.RoleTenantRead, "initech")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { w.call("GET", "/changes", third, nil) })
+	}
+	blocked := func() (n int) {
+		if err := w.db.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for deadline := time.Now().Add(5 * time.Second); blocked() < maxTurns && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	if n := blocked(); n != maxTurns {
+		t.Errorf("%d statements of one tenant wait in the database, want %d", n, maxTurns)
+	}
+	others("while statements of one take long")
+	_ = tx.Rollback(t.Context())
+	wg.Wait()
 }
 
 func TestAPI_SaysThatTheDatabaseIsAwayAndNothingOfIt(t *testing.T) {

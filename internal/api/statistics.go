@@ -23,7 +23,7 @@ type Statistics struct {
 	P95Millis      *float64   `json:"p95_ms"`
 	Backlog        int64      `json:"backlog" doc:"Deliveries that wait."`
 	BacklogMore    bool       `json:"backlog_more" doc:"There are more than were counted."`
-	OldestWaiting  *time.Time `json:"oldest_waiting" doc:"Commit time of the event that waits longest: what is older is settled."`
+	OldestWaiting  *time.Time `json:"oldest_waiting" doc:"Commit time of the event that waits longest: what is older is settled. Null: nothing waits, or more than was looked at."`
 	NextAttemptAt  *time.Time `json:"next_attempt_at"`
 	LastError      *string    `json:"last_error" doc:"Of a delivery that waits."`
 	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
@@ -34,7 +34,7 @@ type statisticsOutput struct{ Body Statistics }
 const (
 	statisticsSpan = 24 * time.Hour
 	statisticsRows = 20_000 // of the tenant's that are looked at
-	backlogRows    = 100_000
+	backlogRows    = 10_000
 )
 
 func (s *server) statistics(ctx context.Context, c *caller, in *SubscriptionPath) (*statisticsOutput, error) {
@@ -59,7 +59,10 @@ func (s *server) statistics(ctx context.Context, c *caller, in *SubscriptionPath
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, err
 	}
-	b.NextAttemptAt, b.OldestWaiting, b.BacklogMore = utc(b.NextAttemptAt), utc(b.OldestWaiting), b.Backlog >= backlogRows
+	if b.BacklogMore = b.Backlog >= backlogRows; b.BacklogMore {
+		b.OldestWaiting = nil
+	}
+	b.NextAttemptAt, b.OldestWaiting = utc(b.NextAttemptAt), utc(b.OldestWaiting)
 	return out, nil
 }
 

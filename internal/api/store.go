@@ -98,11 +98,19 @@ func (c *change) subscription(ctx context.Context, id string) (*deliver.Subscrip
 
 func (c *change) list() deliver.Subscriptions { return deliver.Subscriptions{DB: c.Tx, Keys: c.keys} }
 
-// count waits for the tenant's other creations and returns how many subscriptions there are then.
+// lock waits for the tenant's other creations.
+func (c *change) lock(ctx context.Context) error {
+	if _, err := c.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('relay.tenant:' || $1, 0))", c.tenant); err != nil {
+		return fmt.Errorf("lock tenant: %w", err)
+	}
+	return nil
+}
+
+// count locks, and returns how many subscriptions there are then.
 func (c *change) count(ctx context.Context) (int, error) {
 	var n int
-	if _, err := c.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('relay.tenant:' || $1, 0))", c.tenant); err != nil {
-		return 0, fmt.Errorf("lock tenant: %w", err)
+	if err := c.lock(ctx); err != nil {
+		return 0, err
 	}
 	if err := c.QueryRow(ctx, sqlQuota, c.tenant).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count subscriptions: %w", err)
@@ -114,7 +122,7 @@ func (c *change) count(ctx context.Context) (int, error) {
 const keepKeys = 24 * time.Hour
 
 // made returns what a call with the same key and body made before, uuid.Nil for nothing. Another body is a problem. The
-// caller must hold the tenant's lock (see count).
+// caller must hold the tenant's lock.
 func (c *change) made(ctx context.Context, operation, key string, body [sha256.Size]byte) (uuid.UUID, error) {
 	if key == "" {
 		return uuid.Nil, nil

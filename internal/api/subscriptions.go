@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
 )
@@ -43,7 +45,7 @@ type Subscription struct {
 // Created is a subscription with what is said of it once.
 type Created struct {
 	Subscription
-	Secret   string   `json:"secret" doc:"Signs its webhooks. It is not shown again."`
+	Secret   string   `json:"secret,omitempty" doc:"Signs its webhooks. It is not shown again; nor is it by a call that is repeated, with its Idempotency-Key, after a change."`
 	Warnings []string `json:"warnings,omitempty" doc:"What may not be meant like this."`
 }
 
@@ -327,7 +329,7 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 			return newProblem(http.StatusConflict, fmt.Sprintf("A tenant may have %d subscriptions. Delete one first.", most))
 		}
 		if err := w.list().Add(ctx, sub); err != nil {
-			return err
+			return looksSealed(err)
 		}
 		if b.Active != nil && !*b.Active {
 			if err := w.list().SetActive(ctx, sub.ID, false, byTenant); err != nil {
@@ -345,8 +347,21 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	if err != nil {
 		return nil, err
 	}
-	return &createOutput{ETag: etag(sub), Location: Prefix + "/subscriptions/" + sub.ID.String(),
-		Body: Created{view(sub), sub.Secret.Reveal(), s.warnings(sub)}}, nil
+	out := &createOutput{ETag: etag(sub), Location: Prefix + "/subscriptions/" + sub.ID.String(),
+		Body: Created{view(sub), "", s.warnings(sub)}}
+	// A call that is repeated after a change is not told the secret: it may be another one by now.
+	if sub.UpdatedAt.Equal(sub.CreatedAt) {
+		out.Body.Secret = sub.Secret.Reveal()
+	}
+	return out, nil
+}
+
+// looksSealed is the problem of a secret that would be taken for a sealed one.
+func looksSealed(err error) error {
+	if errors.Is(err, secret.ErrLooksSealed) {
+		return invalid("/secret", "It must not begin like a sealed one.")
+	}
+	return err
 }
 
 // byTenant is the reason of a subscription that its tenant disabled.
@@ -399,7 +414,7 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if !matches(in.IfMatch, sub) {
 			return errChanged
 		}
-		before := view(sub)
+		before, held := view(sub), sub.Headers
 		set(&sub.URL, b.URL)
 		set(&sub.Description, b.Description)
 		set(&sub.Ordering, b.Ordering)
@@ -410,18 +425,22 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if err := s.checkRules(sub); err != nil {
 			return err
 		}
-		if err := w.list().Update(ctx, sub); err != nil {
-			return err
-		}
 		if b.Headers != nil || b.Auth != nil {
 			if sub.Locked != nil {
 				return s.locked(ctx, sub.Locked)
 			}
-			anew, err := headers(sub, b.Headers, b.Auth)
-			if err != nil {
+			if sub.Headers, err = headers(sub, b.Headers, b.Auth); err != nil {
 				return err
 			}
-			if err := w.list().SetHeaders(ctx, sub.ID, anew); err != nil {
+		}
+		if reflect.DeepEqual(before, view(sub)) && sub.Headers == held && (b.Active == nil || *b.Active == sub.Active) {
+			return nil // it would wake the relay for nothing
+		}
+		if err := w.list().Update(ctx, sub); err != nil {
+			return err
+		}
+		if sub.Headers != held {
+			if err := w.list().SetHeaders(ctx, sub.ID, sub.Headers); err != nil {
 				return err
 			}
 		}

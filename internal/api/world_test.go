@@ -74,7 +74,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.api = New(Options{DB: db, Tokens: token.NewChecker(db), Registry: prometheus.NewRegistry(), Version: "test",
+	w.api = New(Options{DB: db, Tokens: token.NewChecker(db), Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Limits: func() Limits {
 			w.mu.Lock()
@@ -104,6 +104,7 @@ func newWorld(t *testing.T) *world {
 		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (map[string]int64, error) {
 			return map[string]int64{"payment.received": 12}, nil
 		},
+		Oldest:     func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) },
 		ReplayRate: func() int { return 50 }})
 	server := httptest.NewServer(w.api)
 	t.Cleanup(server.Close)

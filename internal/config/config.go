@@ -216,6 +216,9 @@ type API struct {
 	AddressRate      int // calls a second
 	MaxSubscriptions int // of a tenant
 	MaxReplay        int // rows of one replay
+	WriteRate        int // changes a second of a tenant
+	TrustedProxies   []Target
+	ChangesRetention time.Duration
 }
 
 // Metrics governs what the metrics show.

@@ -137,6 +137,21 @@ func target() kind[Target] {
 	}
 }
 
+// network is a target that is no host name.
+func network() kind[Target] {
+	k := target()
+	k.expected = "an address or a CIDR, such as 10.0.0.0/8"
+	parse := k.parse
+	k.parse = func(s string) (Target, *mismatch) {
+		t, m := parse(s)
+		if m == nil && t.Host != "" {
+			return Target{}, &mismatch{}
+		}
+		return t, m
+	}
+	return k
+}
+
 func parseTarget(s string) (Target, *mismatch) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		if addr.Zone() != "" {

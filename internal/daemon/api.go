@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outbox-relay/relay/internal/api"
@@ -25,22 +27,44 @@ import (
 
 // newAPIPool returns the pool of the tenants' API, apart from the relay's own: however many call, recording has its
 // connections, and no statement of theirs runs for long.
-func newAPIPool(c *Settings) (*pgxpool.Pool, error) {
+func newAPIPool(c *Settings, connections int) (*pgxpool.Pool, error) {
 	cfg, err := poolConfig(c)
 	if err != nil {
 		return nil, err
 	}
-	cfg.MaxConns = int32(c.API.MaxConnections) //nolint:gosec // validated
+	cfg.MaxConns = int32(connections) //nolint:gosec // validated
 	p := cfg.ConnConfig.RuntimeParams
 	p["application_name"] = "relay-api"
-	p["statement_timeout"] = "10s"
+	p["statement_timeout"] = apiStatement
 	p["idle_in_transaction_session_timeout"] = "30s"
 	p["lock_timeout"] = "5s"
+	p["plan_cache_mode"] = "force_custom_plan" // a plan for all tenants is a bad one for most
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database pool of the API: %w", err)
 	}
 	return pool, nil
+}
+
+// apiStatement bounds each statement of the API.
+const apiStatement = "10s"
+
+// bounded begins transactions that keep the API's bound, whatever is set in them first: what reads the outbox takes all
+// bounds away, which is right for the relay itself.
+type bounded struct{ *pgxpool.Pool }
+
+func (b bounded) BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) {
+	tx, err := b.Pool.BeginTx(ctx, o)
+	return boundedTx{tx}, err
+}
+
+type boundedTx struct{ pgx.Tx }
+
+func (t boundedTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if _, err := t.Exec(ctx, "SET LOCAL statement_timeout = '"+apiStatement+"'"); err != nil {
+		return nil, err
+	}
+	return t.Tx.Query(ctx, sql, args...)
 }
 
 // newServer opens what the relay listens on.
@@ -52,10 +76,14 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 	}
 	d.catalog.Store(catalog)
 	tenants := api.New(api.Options{
-		DB: d.apiPool, Tokens: d.tokens(), Registry: d.registry, Log: d.log, Version: d.opts.Version,
+		DB: d.apiPool, Tokens: d.tokens(), Registry: d.registry, Log: d.log,
 		Limits: func() api.Limits {
 			c := d.cfg().API
-			return api.Limits{TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
+			proxies := make([]netip.Prefix, len(c.TrustedProxies))
+			for i, t := range c.TrustedProxies {
+				proxies[i] = t.Prefix
+			}
+			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
 		},
 		Catalog: d.catalog.Load,
 		CheckURL: func(url string) error {
@@ -67,12 +95,16 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
-			list, err := CountReplay(ctx, d.cfg(), d.apiPool, s, events, from, to)
+			list, err := CountReplay(ctx, d.cfg(), bounded{d.apiPool}, s, events, from, to)
 			found := make(map[string]int64, len(list))
 			for _, c := range list {
 				found[c.Event] = c.Rows
 			}
 			return found, err
+		},
+		// Partitions are dropped when all of them is old, and at the next maintenance.
+		Oldest: func() time.Time {
+			return time.Now().Add(-d.cfg().Outbox.Retention - 2*d.cfg().Outbox.PartitionInterval)
 		},
 		ReplayRate: func() int { return d.cfg().Replay.Rate },
 	})
@@ -86,7 +118,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 
 // tokens returns what tells whose a token is.
 func (d *Daemon) tokens() *token.Checker {
-	checker, j := token.NewChecker(d.apiPool), d.cfg().Auth.JWT
+	checker, j := token.NewChecker(d.tokenPool), d.cfg().Auth.JWT
 	if j.Secret == "" && j.JWKSURL == "" && j.JWKSPath == "" {
 		return checker
 	}

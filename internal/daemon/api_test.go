@@ -12,6 +12,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 // writeCertificate makes a certificate with a serial number of its own.
@@ -93,5 +99,35 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 	}
 	if c, err := serverTLS(cert, key); err != nil || c.MinVersion < 0x0303 {
 		t.Errorf("both: %v, %v", c, err)
+	}
+}
+
+// What reads the outbox takes a role's bounds away for itself. For a tenant's question they stay.
+func TestBounded_KeepsTheBoundOfTheAPI(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	if _, err := migrate.Up(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(config.LoadOptions{Environ: []string{"RELAY_DATABASE_URL=" + url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := newAPIPool(cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	tx, err := AuditTable(cfg).BeginReading(t.Context(), bounded{pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	rows, err := tx.Query(t.Context(), "SHOW statement_timeout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string]); err != nil || got != apiStatement {
+		t.Errorf("statement_timeout is %s, %v", got, err)
 	}
 }

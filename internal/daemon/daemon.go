@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/outbox-relay/relay/internal/api"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
@@ -74,6 +75,7 @@ type Daemon struct {
 	auditMetrics *auditMetrics
 	catalog      atomic.Pointer[outbox.Catalog]
 	apiPool      *pgxpool.Pool
+	tokenPool    *pgxpool.Pool
 	server       *ops.Server
 }
 
@@ -98,12 +100,19 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	apiPool, err := newAPIPool(o.Config)
+	apiPool, err := newAPIPool(o.Config, o.Config.API.MaxConnections)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, policy: policy, registry: prometheus.NewRegistry()}
+	// Whoever keeps the API's connections busy keeps nobody from showing a token, operators least of all.
+	tokenPool, err := newAPIPool(o.Config, 1)
+	if err != nil {
+		apiPool.Close()
+		pool.Close()
+		return nil, err
+	}
+	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, tokenPool: tokenPool, policy: policy, registry: prometheus.NewRegistry()}
 	d.settings.Store(o.Config)
 	d.keys.Store(keys)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -124,6 +133,7 @@ func New(o Options) (*Daemon, error) {
 	}))
 	d.setPoster(o.Config)
 	if d.server, err = d.newServer(); err != nil {
+		tokenPool.Close()
 		apiPool.Close()
 		pool.Close()
 		return nil, err
@@ -175,7 +185,7 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 		// Many subscriptions may lead to one host: an attempt should not have to
 		// dial because another one's connection did not fit into the pool.
 		Transport: policy.Client(egress.TransportOptions{
-			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections+c.API.MaxConnections)),
+			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections+c.API.MaxConnections+1)),
 			MaxIdleConnsPerHost: concurrency(c)}).Transport,
 		Timeout:   c.Deliver.Timeout,
 		UserAgent: "relay/" + version,
@@ -269,6 +279,7 @@ func dispatchOptions(c *Settings) deliver.Options {
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.pool.Close()
 	defer d.apiPool.Close()
+	defer d.tokenPool.Close()
 	d.tellEgress(d.cfg())
 	d.tellKeys()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -496,6 +507,12 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			wait = time.Minute
 		} else if n > 0 {
 			d.log.Info("expired secrets removed", "subscriptions", n)
+		}
+		if n, err := api.ForgetChanges(ctx, d.pool, d.cfg().API.ChangesRetention); err != nil && ctx.Err() == nil {
+			d.log.Warn("old changes could not be removed, will be tried again", "error", err)
+			wait = time.Minute
+		} else if n > 0 {
+			d.log.Info("old changes removed from the record", "changes", n)
 		}
 	}
 }

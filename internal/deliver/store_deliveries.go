@@ -50,9 +50,10 @@ type Filter struct {
 	Event        string
 	Subscription uuid.UUID
 	Aggregate    Aggregate
-	From, To     time.Time // of the commit, To not among them, both cut to milliseconds
-	Before       uuid.UUID // the id after which a page goes on
-	Limit        int       // at least 1
+	From, To     time.Time   // of the commit, To not among them, both cut to milliseconds
+	among        []uuid.UUID // subscriptions of the tenant's: nil: all
+	Before       uuid.UUID   // the id after which a page goes on
+	Limit        int         // at least 1
 }
 
 // Aggregate names what an event is about; empty parts match everything.
@@ -240,7 +241,7 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 	var list []Record
 	err := reading(ctx, r.DB, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
-			i.from, i.to, from, to, f.Limit, f.Aggregate.Type, f.Aggregate.ID)
+			i.from, i.to, from, to, f.Limit, f.Aggregate.Type, f.Aggregate.ID, f.among)
 		if err != nil {
 			return err
 		}

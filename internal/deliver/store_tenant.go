@@ -9,7 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-var sqlBodyOf = query("body_of")
+var (
+	sqlBodyOf          = query("body_of")
+	sqlSubscriptionsOf = query("subscriptions_of")
+)
 
 // TenantRecords reads the deliveries of one tenant. What belongs to another is to it as if it did not exist.
 type TenantRecords struct {
@@ -26,6 +29,14 @@ func (t TenantRecords) List(ctx context.Context, f Filter) ([]Record, error) {
 		return nil, errNoTenant
 	}
 	f.TenantID = t.tenant
+	// What waits has no tenant of its own, and must not be looked through for one that has little of it.
+	rows, err := t.all.DB.Query(ctx, sqlSubscriptionsOf, t.tenant)
+	if err == nil {
+		f.among, err = pgx.AppendRows(make([]uuid.UUID, 0, 8), rows, pgx.RowTo[uuid.UUID])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read subscriptions of tenant: %w", err)
+	}
 	return t.all.List(ctx, f)
 }
 

@@ -237,15 +237,25 @@ func TestReplay_IsStuckWhenItsSubscriptionIsDisabledForLong(t *testing.T) {
 	for _, c := range []struct {
 		active         bool
 		changed, moved string // ago
+		disabled       string // "": by other hands, which do not say
+		began          string
 		want           bool
 	}{
 		{active: true, changed: "30 h", moved: "30 h"},
 		{active: false, changed: "30 h", moved: "30 h", want: true},
 		{active: false, changed: "20 h", moved: "30 h"},
 		{active: false, changed: "30 h", moved: "20 h"},
+		// Another change of the subscription does not begin the time anew, and nothing does without end.
+		{active: false, changed: "1 h", disabled: "30 h", moved: "30 h", want: true},
+		{active: false, changed: "1 h", disabled: "20 h", moved: "30 h"},
+		{active: false, changed: "1 h", disabled: "1 h", moved: "1 h", began: "167 h"},
+		{active: false, changed: "1 h", disabled: "1 h", moved: "1 h", began: "169 h", want: true},
+		{active: true, changed: "1 h", moved: "1 h", began: "169 h"},
 	} {
-		w.exec("UPDATE relay.subscriptions SET active = $1, updated_at = now() - $2::text::interval", c.active, c.changed)
-		w.exec("UPDATE relay.replays SET updated_at = now() - $1::text::interval", c.moved)
+		w.exec("UPDATE relay.subscriptions SET active = $1, updated_at = now() - $2::text::interval, disabled_at = now() - nullif($3::text, '')::interval",
+			c.active, c.changed, c.disabled)
+		w.exec("UPDATE relay.replays SET updated_at = now() - $1::text::interval, created_at = now() - coalesce(nullif($2::text, ''), '0')::interval",
+			c.moved, c.began)
 		list, err := LoadRunningReplays(t.Context(), w.pool)
 		if err != nil || len(list) != 1 || list[0].Stuck != c.want {
 			t.Errorf("%+v: %+v, %v", c, list, err)

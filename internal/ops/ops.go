@@ -25,7 +25,8 @@ type Options struct {
 	// API answers what is not the Server's own. nil: nothing does.
 	API http.Handler
 	// Guard stands before status and metrics where tenants may come from other machines: on Listen, unless it is a
-	// loopback address. What it keeps out is not told why the relay is not ready either. nil: nothing does.
+	// loopback address, and also there for what a proxy passes on. What it keeps out is not told why the relay is not
+	// ready either. nil: nothing does.
 	Guard    func(http.Handler) http.Handler
 	Gatherer prometheus.Gatherer
 	Log      *slog.Logger
@@ -62,11 +63,11 @@ func NewServer(o Options) (*Server, error) {
 		at.listener = tls.NewListener(at.listener, o.TLS)
 	}
 	if o.OpsListen == "" {
-		s.routes(tenants, !loopback(at.listener.Addr()))
+		s.routes(tenants, true, !loopback(at.listener.Addr()))
 		return s, nil
 	}
 	own := http.NewServeMux()
-	s.routes(own, false)
+	s.routes(own, false, false)
 	if _, err := s.listen("http.ops_listen", o.OpsListen, own); err != nil {
 		_ = at.listener.Close()
 		return nil, err
@@ -91,14 +92,34 @@ func loopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// routes adds the Server's own paths. guarded says that strangers may come.
-func (s *Server) routes(mux *http.ServeMux, guarded bool) {
-	guard := s.opts.Guard
-	if !guarded || guard == nil {
-		guard = func(h http.Handler) http.Handler { return h }
+// passedOn tells whether a proxy passes a request on, so that a loopback address says nothing of where it comes from.
+func passedOn(r *http.Request) bool {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
+		if r.Header.Get(name) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// routes adds the Server's own paths. onTenants says that they stand where the API does, guarded that strangers may come.
+func (s *Server) routes(mux *http.ServeMux, onTenants, guarded bool) {
+	strangers := func(r *http.Request) bool { return guarded || onTenants && passedOn(r) }
+	guard := func(h http.Handler) http.Handler {
+		if s.opts.Guard == nil {
+			return h
+		}
+		kept := s.opts.Guard(h)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strangers(r) {
+				kept.ServeHTTP(w, r)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
 	}
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.ready(w, r, guarded) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.ready(w, r, strangers(r)) })
 	mux.Handle("GET /status", guard(http.HandlerFunc(s.status)))
 	mux.Handle("GET /metrics", guard(promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{})))
 }

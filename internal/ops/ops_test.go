@@ -115,6 +115,30 @@ func TestServer_OnOtherAddressesShowsMetricsAndStatusToOperatorsOnly(t *testing.
 	}
 }
 
+// A proxy on the same machine brings strangers to a loopback address.
+func TestServer_OnLoopbackGuardsWhatAProxyPassesOn(t *testing.T) {
+	s := start(t, Options{Listen: "127.0.0.1:0"})
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"} {
+		for path, want := range map[string]int{"/status": 401, "/metrics": 401, "/readyz?verbose": 503, "/healthz": 200} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Addr()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set(name, "192.0.2.7")
+			transport := &http.Transport{DisableKeepAlives: true}
+			resp, err := transport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if resp.StatusCode != want || strings.Contains(string(body), "streaming") || strings.Contains(string(body), "10.0.0.7") {
+				t.Errorf("%s with %s: status %d, %s", path, name, resp.StatusCode, body)
+			}
+		}
+	}
+}
+
 func TestServer_WithAnAddressForOperatorsShowsTenantsNothingOfTheirs(t *testing.T) {
 	s := start(t, Options{Listen: ":0", OpsListen: "127.0.0.1:0"})
 	for _, path := range []string{"/healthz", "/readyz", "/status", "/metrics"} {

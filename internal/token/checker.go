@@ -68,6 +68,29 @@ func (c *Checker) Known(text string) (*Token, bool) {
 	return &k.Token, true
 }
 
+// NoGuess tells whether nothing is won by guessing such a token: it was good when it was last looked at, though it may have
+// been revoked since, or it is a JWT, whose signature nobody guesses and which costs the database nothing.
+func (c *Checker) NoGuess(text string) bool {
+	if c.provider != nil && isJWT(text) {
+		return true
+	}
+	lookup, hash, err := parse(text)
+	if err != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.known[lookup]
+	return ok && subtle.ConstantTimeCompare(k.hash[:], hash[:]) == 1 && (k.ExpiresAt == nil || c.now().Before(*k.ExpiresAt))
+}
+
+// forget drops a token that is not good any more.
+func (c *Checker) forget(lookup string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, lookup)
+}
+
 // Check tells whose a token is. Its errors are ErrMalformed, ErrRefused, or of the database.
 func (c *Checker) Check(ctx context.Context, text string) (*Token, error) {
 	if t, ok := c.Known(text); ok {
@@ -83,9 +106,10 @@ func (c *Checker) Check(ctx context.Context, text string) (*Token, error) {
 	began := c.now()
 	var kept []byte
 	var t Token
-	err = c.db.QueryRow(ctx, sqlUse, lookup).Scan(append([]any{&kept}, t.fields()...)...)
+	err = c.db.QueryRow(ctx, sqlUse, lookup, hash[:]).Scan(append([]any{&kept}, t.fields()...)...)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
+		c.forget(lookup)
 		return nil, ErrRefused
 	case err != nil:
 		return nil, fmt.Errorf("look up token: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jwk"
 	"github.com/lestrrat-go/jwx/v3/jws"
 	"github.com/lestrrat-go/jwx/v3/jwt"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/outbox-relay/relay/internal/secret"
 )
@@ -46,11 +47,16 @@ const (
 	// keysFor is how long a set of keys is good, and keysAtMost how often it is fetched at most, for keys that are unknown.
 	keysFor    = 15 * time.Minute
 	keysAtMost = 10 * time.Second
+	// keysWithin is how long reading them may take.
+	keysWithin = 5 * time.Second
 	// maxKeys bounds a set of keys, in bytes.
 	maxKeys = 1 << 20
 	// maxJWT bounds a token, in bytes: the server takes headers of twice that.
 	maxJWT = 8 << 10
 )
+
+// ErrKeys says that the identity provider's keys are not to be had, so that it is not known whether a token is good.
+var ErrKeys = errors.New("read keys of the identity provider")
 
 // asymmetric are the algorithms that keys of a set may verify with. A set is public: an algorithm whose key is a secret
 // would let everybody sign.
@@ -62,7 +68,8 @@ type provider struct {
 	JWTOptions
 	now func() time.Time
 
-	mu       sync.Mutex
+	reading  singleflight.Group // of keys, for whoever waits for them
+	mu       sync.Mutex         // never held while anybody is asked
 	keys     jwk.Set
 	fetched  time.Time // when keys were read
 	tried    time.Time // when that was last tried
@@ -175,33 +182,48 @@ func scopes(t jwt.Token) []string {
 }
 
 // set returns the provider's keys, nil where a secret verifies. again says that those at hand do not do. Keys that are too
-// old serve on while new ones are not to be had.
+// old serve on while new ones are not to be had. Errors wrap ErrKeys.
 func (p *provider) set(ctx context.Context, again bool) (jwk.Set, error) {
 	if !p.Secret.IsZero() {
 		return nil, nil
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.now()
-	if fresh := p.keys != nil && now.Sub(p.fetched) < keysFor; fresh && !again {
-		return p.keys, nil
-	}
-	if !p.tried.IsZero() && now.Sub(p.tried) < keysAtMost {
-		if p.keys == nil {
-			return nil, p.failed
-		}
-		return p.keys, nil
-	}
-	p.tried = now
-	keys, err := p.read(ctx)
-	p.failed = err
+	now, keys := p.now(), p.keys
+	fresh := keys != nil && now.Sub(p.fetched) < keysFor && !again
+	lately, failed := !p.tried.IsZero() && now.Sub(p.tried) < keysAtMost, p.failed
+	p.mu.Unlock()
 	switch {
-	case err == nil:
-		p.keys, p.fetched = keys, now
-	case p.keys == nil:
-		return nil, err
+	case fresh, lately && keys != nil:
+		return keys, nil
+	case lately && failed != nil:
+		return nil, failed
 	}
-	return p.keys, nil
+	// Not by the caller's time: whoever hangs up must not spoil it for the others.
+	done := p.reading.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysWithin)
+		defer cancel()
+		keys, err := p.read(ctx)
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrKeys, err)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.tried, p.failed = p.now(), err
+		if err == nil {
+			p.keys, p.fetched = keys, p.tried
+		}
+		if p.keys != nil {
+			err = nil
+		}
+		return p.keys, err
+	})
+	select {
+	case r := <-done:
+		set, _ := r.Val.(jwk.Set)
+		return set, r.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrKeys, ctx.Err())
+	}
 }
 
 // read gets the keys from where they are.
@@ -214,11 +236,11 @@ func (p *provider) read(ctx context.Context) (jwk.Set, error) {
 		text, err = os.ReadFile(p.Keys)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read keys of the identity provider: %w", err)
+		return nil, err
 	}
 	all, err := jwk.Parse(text)
 	if err != nil {
-		return nil, errors.New("read keys of the identity provider: what is there is no JWK set")
+		return nil, errors.New("what is there is no JWK set")
 	}
 	public := jwk.NewSet()
 	for i := range all.Len() {
@@ -227,11 +249,11 @@ func (p *provider) read(ctx context.Context) (jwk.Set, error) {
 			continue
 		}
 		if err := public.AddKey(key); err != nil {
-			return nil, fmt.Errorf("read keys of the identity provider: %w", err)
+			return nil, err
 		}
 	}
 	if public.Len() == 0 {
-		return nil, errors.New("read keys of the identity provider: no key is there for asymmetric signatures")
+		return nil, errors.New("no key is there for asymmetric signatures")
 	}
 	return public, nil
 }

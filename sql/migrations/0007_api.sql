@@ -33,6 +33,7 @@ CREATE TABLE relay.changes (
     address    text NOT NULL
 );
 CREATE INDEX changes_tenant ON relay.changes (tenant_id, id);
+CREATE INDEX changes_at ON relay.changes (at);
 
 -- What calls with an Idempotency-Key made, for a day. request is the SHA-256 of the call's body.
 CREATE TABLE relay.idempotency (
@@ -56,6 +57,3 @@ INSERT INTO relay.cursor_key DEFAULT VALUES;
 -- What tenants call a replay: its number would tell them how many there were.
 ALTER TABLE relay.replays ADD COLUMN public_id uuid NOT NULL DEFAULT outbox.uuid_v7();
 CREATE UNIQUE INDEX replays_public ON relay.replays (tenant_id, public_id);
-
--- Those that were not delivered are few, and are what one looks for.
-CREATE INDEX deliveries_failed ON relay.deliveries (tenant_id, id) WHERE status <> 'DELIVERED';

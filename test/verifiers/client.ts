@@ -45,7 +45,7 @@ async function main(): Promise<void> {
   const gone = await client.DELETE(`${prefix}/subscriptions/{id}`, { params: { path } });
 
   console.log(JSON.stringify({
-    names, secret: subscription.secret.slice(0, 6), description, active, attempts,
+    names, secret: subscription.secret?.slice(0, 6), description, active, attempts,
     problem: problem?.errors?.[0]?.pointer, status: problem?.status, gone: gone.response.status,
   }));
 }

@@ -11,7 +11,7 @@ SELECT * FROM (
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
       WHERE ($1 = '' OR ($1 = 'PENDING' AND p.dead_at IS NULL) OR ($1 = 'DEAD' AND p.dead_at IS NOT NULL)) AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
         AND ($10 = '' OR b.aggregate_type = $10) AND ($11 = '' OR b.aggregate_id = $11)
-        AND ($4::uuid IS NULL OR p.subscription_id = $4) AND p.id >= $5 AND p.id < $6
+        AND ($4::uuid IS NULL OR p.subscription_id = $4) AND ($12::uuid[] IS NULL OR p.subscription_id = ANY ($12)) AND p.id >= $5 AND p.id < $6
       ORDER BY p.id DESC LIMIT $9)
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,

@@ -5,5 +5,5 @@ WITH forgiven AS (
      WHERE s.id = $1 AND f.subscription_id = s.id AND $2 AND NOT s.active
 )
 UPDATE relay.subscriptions
-   SET active = $2, disabled_reason = CASE WHEN $2 THEN NULL ELSE $3 END, updated_at = now()
+   SET active = $2, disabled_at = CASE WHEN $2 THEN NULL WHEN active THEN now() ELSE disabled_at END, disabled_reason = CASE WHEN $2 THEN NULL ELSE $3 END, updated_at = now()
  WHERE id = $1

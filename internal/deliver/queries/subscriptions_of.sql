@@ -1,0 +1,1 @@
+SELECT id FROM relay.subscriptions WHERE tenant_id = $1
