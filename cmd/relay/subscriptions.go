@@ -35,6 +35,8 @@ func newSubscriptions() *cobra.Command {
 func newSubscriptionsAdd() *cobra.Command {
 	var tenant, url, key, keyFile, headersFile, description, ordering, onDead, output string
 	var events []string
+	var rate float64
+	var waits []time.Duration
 	c := &cobra.Command{
 		Use: "add", Short: "Add a subscription and print its id", Args: cobra.NoArgs,
 		Long: "Add a subscription and print its id. Events are whole names (payment.received), a name part with a\n" +
@@ -56,6 +58,14 @@ func newSubscriptionsAdd() *cobra.Command {
 			for _, e := range events {
 				if err := deliver.CheckPattern(e); err != nil {
 					return usageError{err}
+				}
+			}
+			if rate != 0 && (rate < 0.01 || rate > 1000) {
+				return usageError{fmt.Errorf("--rate-limit %g: expected 0.01 to 1000, or 0 for no bound", rate)}
+			}
+			for _, d := range waits {
+				if d < 0 || d > 30*24*time.Hour || len(waits) > 100 {
+					return usageError{errors.New("--retry-schedule: expected up to 100 times of 0s to 720h")}
 				}
 			}
 			key, made, err := givenSecret(key, keyFile)
@@ -81,6 +91,7 @@ func newSubscriptionsAdd() *cobra.Command {
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
 				sub.Description, sub.Ordering, sub.OnDead, sub.Headers = description, ordering, onDead, headers
+				sub.RateLimit, sub.RetrySchedule = rate, waits
 				store, err := subscriptions(cmd, cfg, db)
 				if err != nil {
 					return err
@@ -108,6 +119,8 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringArrayVar(&events, "event", nil, "event name or pattern; repeatable")
 	f.StringVar(&key, "secret", "", "secret to sign with; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
+	f.Float64Var(&rate, "rate-limit", 0, "attempts a second that it gets at most, 0.01 to 1000; 0: as many as it takes")
+	f.DurationSliceVar(&waits, "retry-schedule", nil, "wait before each attempt, as many attempts as items, such as 0s,5s,1m (default: deliver.retry.schedule)")
 	f.StringVar(&headersFile, "headers-file", "", "file with headers that its webhooks have besides ours, a line each: Name: value")
 	f.StringVar(&description, "description", "", "a note for people")
 	f.StringVar(&ordering, "ordering", deliver.OrderingKey, "key: events of one key arrive in commit order; none: each on its own")

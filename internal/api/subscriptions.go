@@ -32,6 +32,8 @@ type Subscription struct {
 	Description    string     `json:"description"`
 	Ordering       string     `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
 	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
+	RateLimit      *float64   `json:"rate_limit" doc:"Attempts a second that it gets at most. Null: as many as it takes."`
+	RetrySchedule  []string   `json:"retry_schedule" nullable:"true" doc:"Wait before each attempt, as many attempts as items. Null: that of the relay's configuration."`
 	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
 	DisabledReason *string    `json:"disabled_reason" doc:"Why it is not active."`
 	HeaderNames    []string   `json:"header_names" nullable:"false" doc:"Names of the headers that its webhooks have besides ours. Their values are not shown."`
@@ -51,16 +53,18 @@ type Created struct {
 
 // NewSubscription is what a subscription is made of.
 type NewSubscription struct {
-	URL         string   `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
-	Event       string   `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
-	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
-	Secret      string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
-	Description string   `json:"description,omitempty" maxLength:"1000"`
-	Ordering    string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
-	OnDead      string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
-	Active      *bool    `json:"active,omitempty" doc:"true, if not given."`
-	Headers     []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
-	Auth        *Auth    `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
+	URL           string   `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
+	Event         string   `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
+	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
+	Secret        string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
+	Description   string   `json:"description,omitempty" maxLength:"1000"`
+	Ordering      string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
+	OnDead        string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
+	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0.01" maximum:"1000" doc:"Attempts a second that it gets at most."`
+	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h."`
+	Active        *bool    `json:"active,omitempty" doc:"true, if not given."`
+	Headers       []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
+	Auth          *Auth    `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
 }
 
 // Header is a header that webhooks have.
@@ -79,15 +83,17 @@ type Auth struct {
 
 // SubscriptionPatch changes what it has.
 type SubscriptionPatch struct {
-	URL         *string  `json:"url,omitempty" minLength:"1" maxLength:"2048"`
-	Event       *string  `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
-	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
-	Description *string  `json:"description,omitempty" maxLength:"1000"`
-	Ordering    *string  `json:"ordering,omitempty" enum:"key,none"`
-	OnDead      *string  `json:"on_dead,omitempty" enum:"release,halt"`
-	Active      *bool    `json:"active,omitempty"`
-	Headers     []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
-	Auth        *Auth    `json:"auth,omitempty" writeOnly:"true"`
+	URL           *string  `json:"url,omitempty" minLength:"1" maxLength:"2048"`
+	Event         *string  `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
+	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
+	Description   *string  `json:"description,omitempty" maxLength:"1000"`
+	Ordering      *string  `json:"ordering,omitempty" enum:"key,none"`
+	OnDead        *string  `json:"on_dead,omitempty" enum:"release,halt"`
+	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0" maximum:"1000" doc:"Attempts a second that it gets at most. 0 takes the bound away."`
+	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h. An empty list is that of the configuration."`
+	Active        *bool    `json:"active,omitempty"`
+	Headers       []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
+	Auth          *Auth    `json:"auth,omitempty" writeOnly:"true"`
 }
 
 // TestResult is what an endpoint did with a test event.
@@ -186,6 +192,12 @@ func view(s *deliver.Subscription) Subscription {
 	if len(s.Events) == 1 {
 		v.Event = &s.Events[0]
 	}
+	if rate := s.RateLimit; rate > 0 {
+		v.RateLimit = &rate
+	}
+	for _, d := range s.RetrySchedule {
+		v.RetrySchedule = append(v.RetrySchedule, d.String())
+	}
 	return v
 }
 
@@ -244,6 +256,25 @@ func patterns(event string, events []string) ([]string, error) {
 	return events, nil
 }
 
+// minRate is the lowest rate, in attempts a second.
+const minRate = 0.01
+
+// longestWait bounds a wait of a retry schedule.
+const longestWait = 30 * 24 * time.Hour
+
+// schedule reads a retry schedule.
+func schedule(list []string) ([]time.Duration, error) {
+	var out []time.Duration
+	for i, text := range list {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 || d > longestWait || d%time.Millisecond != 0 {
+			return nil, invalid(fmt.Sprintf("/retry_schedule/%d", i), "Expected a time such as 0s, 500ms, 5s, 1m or 2h, up to 720h.")
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
 const patternHelp = "Expected a name such as payment.received, a pattern such as payment.*, or *."
 
 // checkRules tells what is wrong with a subscription as it would be, out of what its fields cannot tell by themselves.
@@ -253,6 +284,9 @@ func (s *server) checkRules(sub *deliver.Subscription) error {
 	}
 	if sub.OnDead == deliver.OnDeadHalt && sub.Ordering == deliver.OrderingNone {
 		return invalid("/on_dead", "Without order nothing waits behind a delivery that was given up: halt needs ordering key.")
+	}
+	if sub.RateLimit != 0 && sub.RateLimit < minRate {
+		return invalid("/rate_limit", "Expected at least 0.01, or 0 for no bound.")
 	}
 	if strings.ContainsFunc(sub.Description, func(r rune) bool { return r == 0 }) {
 		return invalid("/description", "It has a NUL character.")
@@ -299,6 +333,10 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	}
 	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)
 	if sub.Headers, err = headers(nil, b.Headers, b.Auth); err != nil {
+		return nil, err
+	}
+	set(&sub.RateLimit, b.RateLimit)
+	if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
 		return nil, err
 	}
 	sub.Description = b.Description
@@ -419,8 +457,14 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		set(&sub.Description, b.Description)
 		set(&sub.Ordering, b.Ordering)
 		set(&sub.OnDead, b.OnDead)
+		set(&sub.RateLimit, b.RateLimit)
 		if events != nil {
 			sub.Events = events
+		}
+		if b.RetrySchedule != nil {
+			if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
+				return err
+			}
 		}
 		if err := s.checkRules(sub); err != nil {
 			return err

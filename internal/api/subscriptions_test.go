@@ -83,6 +83,11 @@ func TestCreate_NamesTheFieldThatIsWrong(t *testing.T) {
 		"like a sealed one":   {`{"url":"https://h.example.com","event":"*","secret":"sealed:AAAA"}`, "/secret"},
 		"long unknown field":  {`{"url":"https://h.example.com","event":"*","` + strings.Repeat("x", 1000) + `":1}`, "/" + strings.Repeat("x", maxDetail)},
 		"escaped field":       {`{"url":"https://h.example.com","event":"*","a/b~c":1}`, "/a~1b~0c"},
+		"rate":                {`{"url":"https://h.example.com","event":"*","rate_limit":0.001}`, "/rate_limit"},
+		"high rate":           {`{"url":"https://h.example.com","event":"*","rate_limit":1001}`, "/rate_limit"},
+		"wait":                {`{"url":"https://h.example.com","event":"*","retry_schedule":["0s","soon"]}`, "/retry_schedule/1"},
+		"negative wait":       {`{"url":"https://h.example.com","event":"*","retry_schedule":["-1s"]}`, "/retry_schedule/0"},
+		"long wait":           {`{"url":"https://h.example.com","event":"*","retry_schedule":["721h"]}`, "/retry_schedule/0"},
 		"ordering":            {`{"url":"https://h.example.com","event":"*","ordering":"KEY"}`, "/ordering"},
 		"halt without order":  {`{"url":"https://h.example.com","event":"*","ordering":"none","on_dead":"halt"}`, "/on_dead"},
 		"unknown field":       {`{"url":"https://h.example.com","event":"*","CANARY":1}`, "/CANARY"},
@@ -257,6 +262,34 @@ func TestUpdate_ChangesWhatTheBodyHasAndNotesIt(t *testing.T) {
 		p := w.call("PATCH", path, acme, body)
 		if p.Status != 422 || len(p.problem(t).Errors) == 0 || p.problem(t).Errors[0].Pointer != pointer {
 			t.Errorf("%s: status %d, %s", body, p.Status, p.Text)
+		}
+	}
+}
+
+func TestUpdate_SetsAndTakesAwayRateAndSchedule(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	var c Created
+	w.call("POST", "/subscriptions", acme, `{"url":"https://h.example.com","event":"*","rate_limit":2.5,"retry_schedule":["0s","1m30s","720h"]}`).into(t, &c)
+	if c.RateLimit == nil || *c.RateLimit != 2.5 || fmt.Sprint(c.RetrySchedule) != "[0s 1m30s 720h0m0s]" {
+		t.Fatalf("%+v", c)
+	}
+	path := "/subscriptions/" + c.ID.String()
+	for _, step := range []struct{ body, rate, schedule string }{
+		{`{"description":"x"}`, "2.5", "[0s 1m30s 720h0m0s]"},
+		{`{"rate_limit":10}`, "10", "[0s 1m30s 720h0m0s]"},
+		{`{"retry_schedule":["1s"]}`, "10", "[1s]"},
+		{`{"rate_limit":0,"retry_schedule":[]}`, "none", "[]"},
+	} {
+		var got Subscription
+		w.call("PATCH", path, acme, step.body).into(t, &got)
+		rate := "none"
+		if got.RateLimit != nil {
+			rate = fmt.Sprint(*got.RateLimit)
+		}
+		if rate != step.rate || fmt.Sprint(got.RetrySchedule) != step.schedule {
+			t.Errorf("after %s: rate %s, schedule %v", step.body, rate, got.RetrySchedule)
 		}
 	}
 }

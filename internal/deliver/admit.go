@@ -97,11 +97,11 @@ func (p *Dispatcher) hasRoom() bool {
 func (p *Dispatcher) mustPark(d *Delivery) bool {
 	s := &d.ep.lanes
 	if s.disabled || s.removed || s.breaker.open || s.parked[d.laneKey] > 0 && !faultpoint.Planted(faultpoint.OrderForgotten) ||
-		p.opts.Schedule.Delays[0] > 0 || p.stopping || p.pressure >= PressureFull {
+		p.schedule(d.ep).Delays[0] > 0 || p.stopping || p.pressure >= PressureFull {
 		return true
 	}
-	if s.pace.until.After(d.arrived) || s.pace.slowed() && s.live >= 2*p.opts.EndpointConcurrency {
-		return true // it asked for a pause, or for a pace that the others take up
+	if s.pace.until.After(d.arrived) || s.pace.rate > 0 && s.live >= 2*p.opts.EndpointConcurrency {
+		return true // it asked for a pause, or has a pace that the others take up
 	}
 	// More than it has ever had on the wire waits, and nothing ends.
 	return s.live >= 4*p.opts.EndpointConcurrency && s.inflight > 0 && time.Since(s.lastEnd) > p.opts.HandoverAfter/2
@@ -120,7 +120,7 @@ func (p *Dispatcher) parkNew(d *Delivery) {
 	var next time.Time
 	if s.parked[d.laneKey] == 0 && s.lanes[d.laneKey] == nil {
 		next = time.Now()
-		if wait, ok := p.opts.Schedule.Next(0, 0); ok {
+		if wait, ok := p.schedule(d.ep).Next(0, 0); ok {
 			next = next.Add(wait)
 		}
 	}

@@ -166,9 +166,19 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 		p.dueReplay(ep, now)
 		poke(p.load)
 	}
+	s.pace.limit(sub.RateLimit)
 	p.enring(ep)
 	p.reline(ep)
 	p.start()
+}
+
+// schedule is that of the subscription, or of all that have none.
+func (p *Dispatcher) schedule(ep *Endpoint) Schedule {
+	s := p.opts.Schedule
+	if own := ep.Subscription().RetrySchedule; len(own) > 0 {
+		s.Delays = own
+	}
+	return s
 }
 
 // forgive forgets what is known about how an endpoint works. What waits for it need

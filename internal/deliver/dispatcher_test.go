@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"testing"
@@ -559,4 +560,51 @@ func (w *world) arrivedInAll(host string, entries ...*entry) {
 	if !slices.Equal(got, want) {
 		w.t.Fatalf("%s took %s, want %s", host, w.names(got), w.names(want))
 	}
+}
+
+func TestDispatcher_KeepsToTheRateOfASubscriptionAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("slow.test")
+	w.subscribe("fast.test")
+	w.exec("UPDATE relay.subscriptions SET rate_limit = 40 WHERE url LIKE '%slow%'")
+	l := w.lead()
+	var keys []string
+	for i := range 100 {
+		keys = append(keys, fmt.Sprint("k", i%10))
+	}
+	began := time.Now()
+	sent := l.send(keys...)
+	all := func(host string) func() bool { return func() bool { return len(w.sink.took(host)) == len(sent) } }
+	eventually(t, "the fast one has all", all("fast.test"))
+	if n := len(w.sink.took("slow.test")); n >= len(sent) {
+		t.Errorf("the slow one has all %d at once", n)
+	}
+	eventually(t, "the slow one has all", all("slow.test"))
+	// A twentieth of a second may come at once.
+	if took, least := time.Since(began), time.Duration(float64(len(sent)-3)/40*float64(time.Second)); took < least {
+		t.Errorf("100 deliveries at 40 a second took %s, want at least %s", took, least)
+	}
+	w.inKeyOrder("slow.test", sent...)
+	l.quiet()
+}
+
+func TestDispatcher_RetriesByTheScheduleOfTheSubscription(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.subscribe("own.test")
+	w.subscribe("usual.test")
+	w.exec("UPDATE relay.subscriptions SET retry_schedule = '{0,20}' WHERE url LIKE '%own%'")
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.Schedule.Delays = []time.Duration{0, 20 * time.Millisecond, 20 * time.Millisecond, 20 * time.Millisecond}
+	})
+	e := w.commit("k1")
+	w.sink.on("own.test", only(e[0], failing))
+	w.sink.on("usual.test", only(e[0], failing))
+	l.take(e...)
+	eventually(t, "both are dead", func() bool { return w.ended(StatusDead) == 2 })
+	if got := w.text("SELECT string_agg(attempts::text, ' ' ORDER BY attempts) FROM relay.deliveries"); got != "2 4" {
+		t.Errorf("dead after %s attempts, want 2 and 4", got)
+	}
+	l.quiet()
 }

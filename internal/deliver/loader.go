@@ -72,6 +72,7 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 	for _, ep := range dir.All() {
 		sub := ep.Subscription()
 		ep.lanes.disabled, ep.lanes.url, ep.lanes.halts = ep.Held(), sub.URL, sub.halts()
+		ep.lanes.pace.limit(sub.RateLimit)
 	}
 	p.tellLocked(dir.All()...)
 	if err := p.restoreHealth(ctx, db, dir); err != nil {

@@ -31,6 +31,7 @@ type pace struct {
 	slots float64   // attempts of the backlog at once; 0: as many as the endpoint may have
 	cutAt time.Time // attempts that began earlier have had their say
 
+	most  float64   // attempts a second that the subscription wants at most; 0: not bounded
 	rate  float64   // attempts a second; 0: not bounded
 	due   time.Time // when the next attempt of an even stream would start
 	since time.Time // begin of the second in which starts are counted
@@ -58,8 +59,20 @@ func (p *pace) next() time.Time {
 	return p.until
 }
 
-// slowed tells whether attempts wait for their time.
-func (p *pace) slowed() bool { return p.rate > 0 }
+// slowed tells whether the endpoint complained, and gets less than it may have.
+func (p *pace) slowed() bool { return p.rate > 0 && p.rate != p.most }
+
+// limit bounds the pace by what the subscription wants, 0 for nothing.
+func (p *pace) limit(most float64) {
+	was := p.most
+	p.most = most
+	switch {
+	case most > 0 && (p.rate == 0 || p.rate > most || p.rate == was):
+		p.rate = most
+	case most == 0 && was > 0 && p.rate == was:
+		p.rate, p.due = 0, time.Time{}
+	}
+}
 
 // started notes an attempt.
 func (p *pace) started(now time.Time) {
@@ -121,9 +134,13 @@ func (p *pace) grow(most int) {
 			p.slots = 0
 		}
 	}
-	if p.rate > 0 {
+	if p.slowed() {
 		// With each second a twentieth more, and a tenth of one.
-		if p.rate += (0.1 + p.rate/20) / p.rate; p.rate >= maxRate {
+		p.rate += (0.1 + p.rate/20) / p.rate
+		switch {
+		case p.most > 0:
+			p.rate = min(p.rate, p.most)
+		case p.rate >= maxRate:
 			p.rate, p.due = 0, time.Time{}
 		}
 	}

@@ -206,3 +206,50 @@ func TestPace_NeverSticks(t *testing.T) {
 		}
 	}
 }
+
+func TestPace_KeepsToTheRateThatIsWanted(t *testing.T) {
+	var p pace
+	p.limit(20)
+	now, started := epoch, 0
+	for ; now.Before(epoch.Add(10 * time.Second)); now = now.Add(ms) {
+		if p.mayStart(now) {
+			p.started(now)
+			p.succeeded(now, now, ms, 8)
+			started++
+		}
+	}
+	if started < 199 || started > 203 {
+		t.Errorf("%d attempts in ten seconds at 20 a second", started)
+	}
+	if p.slowed() {
+		t.Error("it has not complained, and is taken for one that has")
+	}
+	// When it complains it gets less, and comes back to what is wanted, not beyond.
+	p.throttled(now, now, 0, 8, DefaultPace)
+	if !p.slowed() || p.rate >= 20 {
+		t.Errorf("after 429: %v a second", p.rate)
+	}
+	for range 10_000 {
+		p.succeeded(now, now, ms, 8)
+	}
+	if p.rate != 20 || p.slowed() {
+		t.Errorf("recovered to %v a second", p.rate)
+	}
+	p.limit(50)
+	if p.rate != 50 {
+		t.Errorf("raised to %v a second", p.rate)
+	}
+	p.limit(5)
+	if p.rate != 5 {
+		t.Errorf("lowered to %v a second", p.rate)
+	}
+	p.limit(0)
+	if p.rate != 0 || !p.mayStart(now.Add(time.Hour)) {
+		t.Errorf("without a bound: %v a second", p.rate)
+	}
+	p.throttled(now, now, 0, 8, DefaultPace)
+	slow := p.rate
+	if p.limit(30); p.rate != slow {
+		t.Errorf("one that has complained has %v a second, was %v", p.rate, slow)
+	}
+}

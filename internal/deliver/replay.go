@@ -82,7 +82,7 @@ func (p *Dispatcher) replay(f *Flight, ep *Endpoint, step ReplayStep) {
 	var next time.Time
 	if s.parked[d.laneKey] == 0 && s.lanes[d.laneKey] == nil {
 		next = now
-		if wait, ok := p.opts.Schedule.Next(0, 0); ok {
+		if wait, ok := p.schedule(ep).Next(0, 0); ok {
 			next = next.Add(wait)
 		}
 	}

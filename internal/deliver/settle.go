@@ -115,7 +115,7 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	if (d.flight.Replay == 0 || out.Gone) && !out.OurFault {
 		p.unhealthy(d.ep, out, now)
 	}
-	wait, more := p.opts.Schedule.Next(d.attempts, out.RetryAfter)
+	wait, more := p.schedule(d.ep).Next(d.attempts, out.RetryAfter)
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
 		p.leave(d)

@@ -60,7 +60,8 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
-	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers)
+	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
+		sub.rate(), sub.waits())
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -111,9 +112,27 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 	return sub, nil
 }
 
-// Update stores what may be changed of a subscription: URL, events, description, order and what becomes of dead letters.
+// Update stores what may be changed of a subscription: URL, events, description, order, what becomes of dead letters, rate
+// and retries.
 func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
-	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead)
+	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead, sub.rate(), sub.waits())
+}
+
+// rate is the column's value.
+func (s *Subscription) rate() *float64 {
+	if s.RateLimit == 0 {
+		return nil
+	}
+	return &s.RateLimit
+}
+
+// waits is the column's value.
+func (s *Subscription) waits() []int64 {
+	var ms []int64
+	for _, d := range s.RetrySchedule {
+		ms = append(ms, d.Milliseconds())
+	}
+	return ms
 }
 
 // SetHeaders stores the headers that a subscription wants, as NewHeaders makes them.

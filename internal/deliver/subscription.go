@@ -24,18 +24,22 @@ const (
 
 // Subscription is a tenant's wish to get events at a URL.
 type Subscription struct {
-	ID             uuid.UUID     `json:"id"`
-	TenantID       string        `json:"tenant_id"`
-	URL            string        `json:"url"`
-	Events         []string      `json:"events"`
-	Secret         secret.Secret `json:"-"` // signs; X-Signature is of it alone
-	Description    string        `json:"description"`
-	Ordering       string        `json:"ordering"`
-	OnDead         string        `json:"on_dead"`
-	Active         bool          `json:"active"`
-	DisabledReason *string       `json:"disabled_reason"`
-	CreatedAt      time.Time     `json:"created_at"`
-	UpdatedAt      time.Time     `json:"updated_at"`
+	ID          uuid.UUID     `json:"id"`
+	TenantID    string        `json:"tenant_id"`
+	URL         string        `json:"url"`
+	Events      []string      `json:"events"`
+	Secret      secret.Secret `json:"-"` // signs; X-Signature is of it alone
+	Description string        `json:"description"`
+	Ordering    string        `json:"ordering"`
+	OnDead      string        `json:"on_dead"`
+	// RateLimit is how many attempts a second it gets at most, 0.01 to 1000; 0: as many as it takes.
+	RateLimit float64 `json:"rate_limit,omitempty"`
+	// RetrySchedule is the wait before each attempt, as many attempts as items; none: that of the configuration.
+	RetrySchedule  []time.Duration `json:"-"`
+	Active         bool            `json:"active"`
+	DisabledReason *string         `json:"disabled_reason"`
+	CreatedAt      time.Time       `json:"created_at"`
+	UpdatedAt      time.Time       `json:"updated_at"`
 
 	// NextSecret signs beside Secret since it was staged, and PreviousSecret until it
 	// expires; nil times: there is none. Locked is why one of the secrets cannot be
