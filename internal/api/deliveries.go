@@ -182,6 +182,7 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 	switch {
 	case err == nil:
 		out.Body.Request.URL = &sub.URL
+		out.Body.Request.Headers["Content-Type"] = sub.ContentType()
 	case !errors.As(err, &gone):
 		return nil, err
 	}
@@ -189,7 +190,11 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 	if err != nil && !errors.Is(err, deliver.ErrNotFound) {
 		return nil, err
 	}
-	if json.Valid(body) {
+	if sub != nil && body != nil {
+		body, err = sub.BodyFor(&deliver.Flight{EventID: r.EventID, TenantID: r.TenantID, Type: r.Event, AggregateType: r.AggregateType,
+			AggregateID: r.AggregateID, Body: body})
+	}
+	if err == nil && json.Valid(body) {
 		out.Body.Request.Body = body
 	}
 	return out, nil

@@ -32,6 +32,7 @@ type Subscription struct {
 	Description    string     `json:"description"`
 	Ordering       string     `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
 	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
+	Format         string     `json:"format" enum:"webhook,cloudevents" doc:"What the body is: our own envelope, or a CloudEvent (structured mode)."`
 	RateLimit      *float64   `json:"rate_limit" doc:"Attempts a second that it gets at most. Null: as many as it takes."`
 	RetrySchedule  []string   `json:"retry_schedule" nullable:"true" doc:"Wait before each attempt, as many attempts as items. Null: that of the relay's configuration."`
 	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
@@ -60,6 +61,7 @@ type NewSubscription struct {
 	Description   string   `json:"description,omitempty" maxLength:"1000"`
 	Ordering      string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
 	OnDead        string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
+	Format        string   `json:"format,omitempty" enum:"webhook,cloudevents" doc:"webhook, if not given."`
 	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0.01" maximum:"1000" doc:"Attempts a second that it gets at most."`
 	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h."`
 	Active        *bool    `json:"active,omitempty" doc:"true, if not given."`
@@ -89,6 +91,7 @@ type SubscriptionPatch struct {
 	Description   *string  `json:"description,omitempty" maxLength:"1000"`
 	Ordering      *string  `json:"ordering,omitempty" enum:"key,none"`
 	OnDead        *string  `json:"on_dead,omitempty" enum:"release,halt"`
+	Format        *string  `json:"format,omitempty" enum:"webhook,cloudevents"`
 	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0" maximum:"1000" doc:"Attempts a second that it gets at most. 0 takes the bound away."`
 	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h. An empty list is that of the configuration."`
 	Active        *bool    `json:"active,omitempty"`
@@ -186,7 +189,7 @@ func (s *server) subscriptionRoutes(api huma.API) {
 
 func view(s *deliver.Subscription) Subscription {
 	v := Subscription{ID: s.ID, TenantID: s.TenantID, URL: s.URL, Events: s.Events, Description: s.Description, Ordering: s.Ordering,
-		OnDead: s.OnDead, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince), HeaderNames: s.HeaderNames(),
+		OnDead: s.OnDead, Format: s.Format, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince), HeaderNames: s.HeaderNames(),
 		NextStagedAt: utc(s.NextStagedAt), PreviousUntil: utc(s.PreviousExpiresAt),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 	if len(s.Events) == 1 {
@@ -335,6 +338,7 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	if sub.Headers, err = headers(nil, b.Headers, b.Auth); err != nil {
 		return nil, err
 	}
+	sub.Format = b.Format
 	set(&sub.RateLimit, b.RateLimit)
 	if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
 		return nil, err
@@ -457,6 +461,7 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		set(&sub.Description, b.Description)
 		set(&sub.Ordering, b.Ordering)
 		set(&sub.OnDead, b.OnDead)
+		set(&sub.Format, b.Format)
 		set(&sub.RateLimit, b.RateLimit)
 		if events != nil {
 			sub.Events = events

@@ -88,6 +88,7 @@ func TestCreate_NamesTheFieldThatIsWrong(t *testing.T) {
 		"wait":                {`{"url":"https://h.example.com","event":"*","retry_schedule":["0s","soon"]}`, "/retry_schedule/1"},
 		"negative wait":       {`{"url":"https://h.example.com","event":"*","retry_schedule":["-1s"]}`, "/retry_schedule/0"},
 		"long wait":           {`{"url":"https://h.example.com","event":"*","retry_schedule":["721h"]}`, "/retry_schedule/0"},
+		"format":              {`{"url":"https://h.example.com","event":"*","format":"xml"}`, "/format"},
 		"ordering":            {`{"url":"https://h.example.com","event":"*","ordering":"KEY"}`, "/ordering"},
 		"halt without order":  {`{"url":"https://h.example.com","event":"*","ordering":"none","on_dead":"halt"}`, "/on_dead"},
 		"unknown field":       {`{"url":"https://h.example.com","event":"*","CANARY":1}`, "/CANARY"},
@@ -280,10 +281,13 @@ func TestUpdate_SetsAndTakesAwayRateAndSchedule(t *testing.T) {
 		{`{"description":"x"}`, "2.5", "[0s 1m30s 720h0m0s]"},
 		{`{"rate_limit":10}`, "10", "[0s 1m30s 720h0m0s]"},
 		{`{"retry_schedule":["1s"]}`, "10", "[1s]"},
-		{`{"rate_limit":0,"retry_schedule":[]}`, "none", "[]"},
+		{`{"rate_limit":0,"retry_schedule":[],"format":"cloudevents"}`, "none", "[]"},
 	} {
 		var got Subscription
 		w.call("PATCH", path, acme, step.body).into(t, &got)
+		if want := strings.Contains(step.body, "cloudevents"); (got.Format == "cloudevents") != want {
+			t.Errorf("after %s: format %s", step.body, got.Format)
+		}
 		rate := "none"
 		if got.RateLimit != nil {
 			rate = fmt.Sprint(*got.RateLimit)

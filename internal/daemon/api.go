@@ -143,8 +143,12 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 		return deliver.Outcome{}, err
 	}
 	event := outbox.Event{ID: id, TenantID: s.TenantID, Type: "relay.test", CreatedAt: time.Now(), Payload: payload}
+	body, err := s.BodyFor(&deliver.Flight{EventID: id, TenantID: s.TenantID, Type: event.Type, Body: event.Body()})
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
 	return sink.Attempt(ctx, &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
-		EventType: event.Type, Body: event.Body(), Attempt: 1}), nil
+		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1}), nil
 }
 
 // certLook is how often a handshake looks whether the certificate's files have changed.

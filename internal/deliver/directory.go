@@ -41,7 +41,7 @@ func NewDirectory(check CheckURL, keys *secret.Keyring) *Directory {
 }
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
-previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, active, disabled_reason, created_at, updated_at`
+previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, format, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
 // failing, of what relay.failing says of it. Its secrets are not opened yet.
@@ -52,7 +52,7 @@ func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var rate *float64
 	var waits []int64
 	to := append(make([]any, 0, 20), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)
 	}

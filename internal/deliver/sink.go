@@ -18,7 +18,9 @@ type Request struct {
 	EventID   string
 	EventType string
 	Body      []byte
-	Attempt   int // 1 for the first
+	// ContentType of Body; "" is application/json.
+	ContentType string
+	Attempt     int // 1 for the first
 }
 
 // Outcome is how an attempt ended.

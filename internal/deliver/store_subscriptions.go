@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 		return fmt.Errorf("add subscription: %w", err)
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
-		sub.rate(), sub.waits())
+		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook))
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -115,7 +116,8 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 // Update stores what may be changed of a subscription: URL, events, description, order, what becomes of dead letters, rate
 // and retries.
 func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
-	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead, sub.rate(), sub.waits())
+	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead, sub.rate(), sub.waits(),
+		cmp.Or(sub.Format, FormatWebhook))
 }
 
 // rate is the column's value.

@@ -32,6 +32,8 @@ type Subscription struct {
 	Description string        `json:"description"`
 	Ordering    string        `json:"ordering"`
 	OnDead      string        `json:"on_dead"`
+	// Format is what the bodies of its webhooks are; "" is FormatWebhook.
+	Format string `json:"format"`
 	// RateLimit is how many attempts a second it gets at most, 0.01 to 1000; 0: as many as it takes.
 	RateLimit float64 `json:"rate_limit,omitempty"`
 	// RetrySchedule is the wait before each attempt, as many attempts as items; none: that of the configuration.

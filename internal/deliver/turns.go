@@ -256,6 +256,10 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	if d.flight.Body == nil {
 		return Outcome{Reason: ReasonBody, Detail: "the body of the event is lost"}
 	}
+	body, err := spec.sub.BodyFor(d.flight)
+	if err != nil {
+		return Outcome{Reason: ReasonBody, Detail: "the body of the event is none that a CloudEvent can be made of"}
+	}
 	p.mu.Lock()
 	sink := p.sink
 	p.mu.Unlock()
@@ -267,7 +271,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	out := sink.Attempt(p.attemptCtx, &Request{
 		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
 		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
-		Body: d.flight.Body, Attempt: d.attempts + 1,
+		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1,
 	})
 	if !out.Aborted {
 		p.metrics.attempt(d.flight, out)

@@ -58,6 +58,9 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}
 	r.Signer.Headers(header, r.EventID, started.Unix(), signed)
 	header["Content-Type"] = jsonContent
+	if r.ContentType != "" {
+		header["Content-Type"] = []string{r.ContentType}
+	}
 	header["User-Agent"] = []string{p.UserAgent}
 	header["X-Event-Type"] = []string{r.EventType}
 	header["Relay-Attempt"] = []string{strconv.Itoa(r.Attempt)}
