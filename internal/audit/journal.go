@@ -50,6 +50,8 @@ type Journal struct {
 	ids      []uuid.UUID // of open and done, one after another
 	rows     int         // since the last marker came
 	overflow bool        // it has forgotten what came since the baseline
+	uncut    bool        // a marker has come, and Cut has not been called since
+	beyond   bool        // it has forgotten what came since that marker
 	blind    bool        // a row had no id or transaction id that can be read
 
 	expected string
@@ -163,6 +165,7 @@ func (j *Journal) Commit(lsn cdc.LSN) []cdc.Tally {
 	j.open = j.open[:0]
 	if j.fold(); len(j.done) > j.most {
 		j.done, j.ids, j.upTo, j.before, j.baseline, j.overflow = nil, nil, 0, 0, cdc.Snapshot{}, true
+		j.beyond = j.uncut
 		j.folded = cdc.Tally{}
 	}
 	return j.tallies
@@ -174,7 +177,7 @@ func (j *Journal) Expect(number string) <-chan struct{} {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.expected, j.came = number, make(chan struct{})
-	j.before, j.own, j.coming = len(j.done), 0, cdc.Snapshot{}
+	j.before, j.own, j.coming, j.uncut, j.beyond = len(j.done), 0, cdc.Snapshot{}, false, false
 	return j.came
 }
 
@@ -234,7 +237,7 @@ func (j *Journal) Marker(number string, lsn cdc.LSN) {
 	if number == "" || number != j.expected {
 		return
 	}
-	j.expected, j.upTo, j.lsn, j.rows = "", len(j.done), lsn, 0
+	j.expected, j.upTo, j.lsn, j.rows, j.uncut = "", len(j.done), lsn, 0, true
 	close(j.came)
 }
 
@@ -266,6 +269,10 @@ func (j *Journal) Cut(snapshot cdc.Snapshot) (w Window, leftOver []cdc.Tally) {
 		}
 	}
 	j.keep(rest) // the window has the ids that there were
-	j.baseline, j.upTo, j.before, j.overflow, j.folded = snapshot, 0, 0, false, cdc.Tally{}
+	j.baseline, j.upTo, j.before, j.overflow, j.folded = snapshot, 0, 0, j.beyond, cdc.Tally{}
+	if j.overflow { // also behind the marker: the next window has nothing to be compared with either
+		j.baseline = cdc.Snapshot{}
+	}
+	j.uncut, j.beyond = false, false
 	return w, leftOver
 }

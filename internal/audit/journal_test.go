@@ -139,6 +139,37 @@ func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
 
 // What a backlog of any length leaves in memory is bounded once its marker is sent,
 // also when that marker never comes.
+// Between the marker and the cut, which waits for the recording, as much may come as before it.
+func TestJournal_RemembersThatItForgotWhatCameBehindTheMarker(t *testing.T) {
+	t.Parallel()
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 10, Xmax: 10}, nil)
+	j.Keep(5)
+	_ = j.Expect("m")
+	j.Emitted(20, cdc.Snapshot{Xmin: 20, Xmax: 20})
+	j.Marker("m", 100)
+	for xid := uint64(20); xid < 30; xid++ { // none of them is shown by the marker
+		bring(j, cdc.LSN(xid*10), xid, number(int(xid)))
+	}
+	if !j.Overflowed() {
+		t.Fatal("ten transactions fit where five are kept")
+	}
+	if w, _ := j.Cut(cdc.Snapshot{Xmin: 20, Xmax: 20}); !w.Forgotten {
+		t.Error("the window does not say that something was forgotten")
+	}
+	if !j.Overflowed() || !j.Baseline().IsZero() {
+		t.Errorf("overflowed %t, baseline %s: what came behind the marker would be taken for missing", j.Overflowed(), j.Baseline())
+	}
+	_ = j.Expect("n")
+	j.Emitted(40, cdc.Snapshot{Xmin: 40, Xmax: 40})
+	j.Marker("n", 500)
+	if w, _ := j.Cut(cdc.Snapshot{Xmin: 40, Xmax: 40}); !w.Forgotten || w.LSN != 500 {
+		t.Errorf("the next window: %+v", w)
+	}
+	if j.Overflowed() || j.Baseline().IsZero() {
+		t.Error("it does not begin anew behind the next marker")
+	}
+}
+
 func TestJournal_AddsUpABacklogThatTheMarkerWillShow(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
 	const n = maxTransactions + 1000
