@@ -43,6 +43,8 @@ func checkJSON(data []byte) error {
 	for n := 0; ; n++ {
 		token, err := dec.Token()
 		switch {
+		case errors.Is(err, io.EOF) && n == 0:
+			return errors.New("the body is empty")
 		case errors.Is(err, io.EOF) && len(open) == 0:
 			return nil
 		case errors.Is(err, io.EOF):
