@@ -88,7 +88,7 @@ func FuzzAddress(f *testing.F) {
 			return
 		}
 		// The same caller, whatever the port and the spelling.
-		if again := address(netip.AddrPortFrom(at.Addr(), 1).String()); again != got || strings.Contains(got, "%") {
+		if again := address(netip.AddrPortFrom(at.Addr(), 1).String()); again != got {
 			t.Errorf("%q: %s, with another port %s", remote, got, again)
 		}
 	})
