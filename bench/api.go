@@ -29,7 +29,7 @@ const apiCalls = 200
 const apiFill = `
 INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type, aggregate_id, commit_lsn,
        row_index, status, attempts, last_error, last_status, duration_us, ended_at)
-SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid,
+SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid,
        at, 't0', ('00000000-0000-7000-8000-' || lpad((n % 100)::text, 12, '0'))::uuid, ('00000000-0000-7000-9000-' || substr(h, 1, 12))::uuid,
        (ARRAY['payment.received', 'payment.failed', 'customer.updated', 'sales_order.created'])[1 + n % 4], 'payment', 'inv_' || n % 10000,
        '0/0', 0, CASE WHEN n % 100 = 7 THEN 'DEAD' ELSE 'DELIVERED' END, 1, NULL, 200, 1500, at + interval '2 ms'
@@ -47,7 +47,7 @@ func (b *bench) api(ctx context.Context, _ []path) (err error) {
 	if err != nil {
 		return fmt.Errorf("create a token: %w", err)
 	}
-	proc, err := b.spawnRelay("api:\n  token_rate: 0\n  address_rate: 0\n  max_subscriptions: 0\n")
+	proc, err := b.spawnRelay("api:\n  token_rate: 0\n  address_rate: 0\n  max_subscriptions: 0\n  write_rate: 0\n")
 	if err != nil {
 		return err
 	}
