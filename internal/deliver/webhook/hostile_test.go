@@ -178,6 +178,7 @@ func TestPoster_OutlivesHostileReceivers(t *testing.T) {
 		}, want: deliver.ReasonHTTP5xx, status: 500},
 
 		{name: "takes a large request before it is read", serve: func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 1)) // what comes before that is no answer to anything
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 			time.Sleep(2 * timeout) // and reads nothing
 		}, status: 200, large: true},
@@ -307,7 +308,8 @@ func TestPoster_TakesNoAnswerThatWasThereBeforeItsRequest(t *testing.T) {
 			if out := p.Attempt(t.Context(), second); out.StatusCode != 500 || conns.Load() != 2 {
 				t.Errorf("the third attempt, over %d connections: %+v", conns.Load(), out)
 			}
-			if n := requests.Load(); n != 3 {
+			// The second one may not have been read when its connection was given up.
+			if n := requests.Load(); n < 2 || n > 3 {
 				t.Errorf("%d requests arrived for 3 attempts", n)
 			}
 		})

@@ -23,6 +23,8 @@ type trace struct {
 	phases deliver.Phases
 	conn   net.Conn
 	before uint64 // what had come in on it before the request, in egress.Received
+	reused bool   // conn has carried an earlier request
+	began  bool   // a first byte of the answer has come
 	stray  bool
 	remote net.Addr
 	dialed string // before there is a connection
@@ -49,6 +51,7 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 			t.remote = i.Conn.RemoteAddr()
 			t.conn = i.Conn
 			t.before, _ = egress.Received(i.Conn)
+			t.reused = i.Reused
 			if i.Reused { // what was dialed meanwhile was not for this attempt
 				t.phases = deliver.Phases{}
 			}
@@ -71,7 +74,8 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 func (t *trace) answered() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.conn == nil {
+	// On a new connection there is no earlier request that an answer could belong to.
+	if t.began = true; t.conn == nil || !t.reused {
 		return
 	}
 	if n, ok := egress.Received(t.conn); ok && n == t.before {
@@ -82,6 +86,13 @@ func (t *trace) answered() {
 		}
 		_ = below.Close()
 	}
+}
+
+// silent tells whether there was a connection on which nothing came.
+func (t *trace) silent() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn != nil && !t.began
 }
 
 func (t *trace) isStray() bool {

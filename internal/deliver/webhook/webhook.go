@@ -81,6 +81,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}
 	if err != nil {
 		out := p.failed(ctx, err, time.Since(started))
+		if out.Reason == deliver.ReasonOther && t.silent() {
+			// net/http has an error of its own for a server that hangs up before it is asked, which has no type.
+			out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
+		}
 		t.fill(&out)
 		return out
 	}
@@ -100,6 +104,9 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}
 	return out
 }
+
+// brokeOff is the detail of a connection that was made and ended without an answer.
+const brokeOff = "the connection broke before an answer came"
 
 // firstBytes reads the begin of an answer. What broke off counts as far as it came.
 func firstBytes(body io.Reader) string {
@@ -168,7 +175,7 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deli
 	case errors.As(err, &netErr) && netErr.Timeout():
 		out.Reason, out.Detail = deliver.ReasonTimeout, "the endpoint was too slow"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		out.Reason, out.Detail = deliver.ReasonConnect, "the connection broke before an answer came"
+		out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
 	default:
 		out.Reason, out.Detail = deliver.ReasonOther, "no valid HTTP answer came"
 	}
