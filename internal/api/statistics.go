@@ -2,12 +2,12 @@ package api
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/deliver"
 )
 
 // Statistics is how a subscription has done lately, and what waits for it.
@@ -46,7 +46,7 @@ func (s *server) statistics(ctx context.Context, c *caller, in *SubscriptionPath
 	out := &statisticsOutput{Body: Statistics{Since: time.Now().Add(-statisticsSpan).UTC().Truncate(time.Millisecond), FailingSince: utc(sub.FailingSince)}}
 	b := &out.Body
 	var median, p95 *int64
-	if err := s.DB.QueryRow(ctx, sqlStatistics, c.tenant, sub.ID, firstIDAt(b.Since), b.Since, statisticsRows).Scan(&b.Delivered,
+	if err := s.DB.QueryRow(ctx, sqlStatistics, c.tenant, sub.ID, deliver.FirstID(b.Since), b.Since, statisticsRows).Scan(&b.Delivered,
 		&b.DeliveredFirst, &b.Dead, &b.Cancelled, &median, &p95, &b.Partial); err != nil {
 		return nil, err
 	}
@@ -72,11 +72,4 @@ func millis(micros *int64) *float64 {
 	}
 	ms := float64(*micros) / 1000
 	return &ms
-}
-
-// firstIDAt is not above the id of any delivery of an event committed at t or later: ids begin with the time of the commit.
-func firstIDAt(t time.Time) uuid.UUID {
-	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[:8], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
-	return id
 }

@@ -96,7 +96,7 @@ func (r Records) List(ctx context.Context, f Filter) ([]Record, error) {
 	}
 	var found []Record
 	for span := newestSpan; ; span *= spanGrowth {
-		top.from = firstID(now.Add(-span))
+		top.from = FirstID(now.Add(-span))
 		last := span > oldestSpan || compareIDs(top.from, oldest) <= 0
 		if last {
 			top.from = oldest
@@ -179,13 +179,13 @@ func (r Records) ParkedByTenant(ctx context.Context, limit int) ([]TenantCount, 
 func (f Filter) bounds() (top interval, oldest uuid.UUID) {
 	top.to = uuid.Max
 	if !f.To.IsZero() {
-		top.to = firstID(f.To)
+		top.to = FirstID(f.To)
 	}
 	if f.Before != uuid.Nil && compareIDs(f.Before, top.to) < 0 {
 		top.to = f.Before
 	}
 	if !f.From.IsZero() {
-		oldest = firstID(f.From)
+		oldest = FirstID(f.From)
 	}
 	return top, oldest
 }
@@ -211,9 +211,9 @@ func idTime(id uuid.UUID) time.Time {
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) //nolint:gosec // 48 bits
 }
 
-// firstID is not above any id of a delivery committed at t, cut to milliseconds,
+// FirstID is not above any id of a delivery committed at t, cut to milliseconds,
 // or later.
-func firstID(t time.Time) uuid.UUID {
+func FirstID(t time.Time) uuid.UUID {
 	var id uuid.UUID
 	binary.BigEndian.PutUint64(id[:8], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
 	return id

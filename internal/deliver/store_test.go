@@ -137,10 +137,10 @@ func TestInterval_CoversTheIDsOfItsTime(t *testing.T) {
 	if got := idTime(id); !got.Equal(at.Truncate(time.Millisecond)) {
 		t.Errorf("time of the id is %s, want %s", got, at)
 	}
-	if first := firstID(at); string(first[:]) > string(id[:]) {
+	if first := FirstID(at); string(first[:]) > string(id[:]) {
 		t.Errorf("first id %s is above %s", first, id)
 	}
-	if after := firstID(at.Add(time.Millisecond)); string(after[:]) <= string(id[:]) {
+	if after := FirstID(at.Add(time.Millisecond)); string(after[:]) <= string(id[:]) {
 		t.Errorf("first id of the next millisecond %s is not above %s", after, id)
 	}
 	if next := nextID(uuid.MustParse("00000000-0000-0000-00ff-ffffffffffff")); next.String() != "00000000-0000-0000-0100-000000000000" {
