@@ -74,7 +74,6 @@ type Options struct {
 // server is what the handlers share.
 type server struct {
 	Options
-	log     *slog.Logger
 	took    *prometheus.HistogramVec
 	cursors cursors
 	calls   *gauge   // calls at once
@@ -105,6 +104,7 @@ var (
 	sqlCursorKey     = query("cursor_key")
 	sqlSubscriptions = query("subscriptions")
 	sqlLock          = query("lock_subscription")
+	sqlLockTenant    = query("lock_tenant")
 	sqlQuota         = query("quota")
 	sqlMade          = query("made")
 	sqlRemember      = query("remember")
@@ -145,7 +145,7 @@ type built struct {
 
 // New returns the API. It starts nothing.
 func New(o Options) *API {
-	s := &server{Options: o, log: o.Log, calls: newGauge(maxCalls),
+	s := &server{Options: o, calls: newGauge(maxCalls),
 		byToken: newLimiter(), byAddr: newLimiter(), guesses: newLimiter(), tests: newLimiter(),
 		writes: newLimiter(), ofTenant: newTenantGauges(), counting: make(chan struct{}, 1),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "relay_api_request_duration_seconds",

@@ -69,7 +69,7 @@ func (s *server) around(calls *gauge, next http.Handler) http.Handler {
 				panic(p)
 			}
 			if p != nil {
-				s.log.Error("API call panicked", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				s.Log.Error("API call panicked", "request_id", id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				s.refuse(w, r, newProblem(http.StatusInternalServerError, "The request id finds the reason in the relay's log."))
 			}
 		}()
@@ -281,7 +281,7 @@ func (s *server) identify(ctx context.Context, header, from string, setHeader fu
 		return nil, newProblem(http.StatusUnauthorized, "The token is unknown, revoked or expired.")
 	}
 	if errors.Is(err, token.ErrKeys) {
-		s.log.Warn("JWTs cannot be verified", "request_id", requestID(ctx), "error", err)
+		s.Log.Warn("JWTs cannot be verified", "request_id", requestID(ctx), "error", err)
 		return nil, newProblem(http.StatusServiceUnavailable, "The identity provider's keys cannot be read now. Try again in a moment.")
 	}
 	return nil, s.internal(ctx, "check token", err)

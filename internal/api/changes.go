@@ -46,11 +46,7 @@ func (s *server) changeRoutes(api huma.API) {
 				return nil, err
 			}
 			out := &changesOutput{}
-			if len(list) > in.Limit {
-				list = list[:in.Limit]
-				out.Body.NextCursor = page.next(list[len(list)-1].ID)
-			}
-			out.Body.Items = list
+			out.Body.Items, out.Body.NextCursor = cut(page, list, in.Limit, func(c *Change) uuid.UUID { return c.ID })
 			return out, nil
 		})
 }

@@ -141,10 +141,7 @@ func (s *server) listDeliveries(ctx context.Context, c *caller, in *deliveriesIn
 		return nil, err
 	}
 	out := &deliveriesOutput{}
-	if len(list) > in.Limit {
-		list = list[:in.Limit]
-		out.Body.NextCursor = page.next(list[len(list)-1].ID)
-	}
+	list, out.Body.NextCursor = cut(page, list, in.Limit, func(r *deliver.Record) uuid.UUID { return r.ID })
 	out.Body.Items = make([]Delivery, len(list))
 	for i := range list {
 		out.Body.Items[i] = delivery(&list[i])

@@ -34,8 +34,13 @@ func (p *page) before() uuid.UUID {
 	return p.last
 }
 
-// next is the cursor behind an id.
-func (p *page) next(last uuid.UUID) *string {
-	c := sign(p.key, p.scope, last)
-	return &c
+// cut is a page out of a list that was read with one item more than the page may have, and the cursor of the next page:
+// nil when that item was not there.
+func cut[T any](p *page, list []T, limit int, id func(*T) uuid.UUID) ([]T, *string) {
+	if len(list) <= limit {
+		return list, nil
+	}
+	list = list[:limit]
+	next := sign(p.key, p.scope, id(&list[limit-1]))
+	return list, &next
 }

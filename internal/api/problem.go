@@ -166,6 +166,6 @@ func (s *server) internal(ctx context.Context, doing string, err error) *Problem
 	if passing(err) {
 		status, detail = http.StatusServiceUnavailable, "The database did not answer in time. Try again in a moment."
 	}
-	s.log.Warn("API call failed", "request_id", requestID(ctx), "error", fmt.Errorf("%s: %w", doing, err))
+	s.Log.Warn("API call failed", "request_id", requestID(ctx), "error", fmt.Errorf("%s: %w", doing, err))
 	return newProblem(status, detail)
 }

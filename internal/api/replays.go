@@ -209,11 +209,7 @@ func (s *server) listReplays(ctx context.Context, c *caller, in *PageQuery) (*re
 		return nil, err
 	}
 	out := &replaysOutput{}
-	if len(list) > in.Limit {
-		list = list[:in.Limit]
-		out.Body.NextCursor = page.next(list[len(list)-1].ID)
-	}
-	out.Body.Items = list
+	out.Body.Items, out.Body.NextCursor = cut(page, list, in.Limit, func(r *Replay) uuid.UUID { return r.ID })
 	return out, nil
 }
 

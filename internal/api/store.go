@@ -100,7 +100,7 @@ func (c *change) list() deliver.Subscriptions { return deliver.Subscriptions{DB:
 
 // lock waits for the tenant's other creations.
 func (c *change) lock(ctx context.Context) error {
-	if _, err := c.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended('relay.tenant:' || $1, 0))", c.tenant); err != nil {
+	if _, err := c.Exec(ctx, sqlLockTenant, c.tenant); err != nil {
 		return fmt.Errorf("lock tenant: %w", err)
 	}
 	return nil

@@ -235,7 +235,7 @@ var errChanged = newProblem(http.StatusPreconditionFailed, "Somebody has changed
 
 func one(s *deliver.Subscription) *oneOutput { return &oneOutput{ETag: etag(s), Body: view(s)} }
 
-// events takes the patterns out of the two fields that may have them.
+// patterns takes them out of the two fields that may have them.
 func patterns(event string, events []string) ([]string, error) {
 	switch {
 	case event != "" && events != nil:
@@ -419,10 +419,7 @@ func (s *server) listSubscriptions(ctx context.Context, c *caller, in *PageQuery
 		return nil, err
 	}
 	out := &listOutput{}
-	if len(list) > in.Limit {
-		list = list[:in.Limit]
-		out.Body.NextCursor = page.next(list[len(list)-1].ID)
-	}
+	list, out.Body.NextCursor = cut(page, list, in.Limit, func(s *deliver.Subscription) uuid.UUID { return s.ID })
 	out.Body.Items = make([]Subscription, len(list))
 	for i := range list {
 		out.Body.Items[i] = view(&list[i])
@@ -567,7 +564,7 @@ func (s *server) setActive(ctx context.Context, c *caller, id string, active boo
 
 // locked is the problem of a subscription whose secret does not open. Why, is the operator's to know.
 func (s *server) locked(ctx context.Context, err error) *Problem {
-	s.log.Warn("a subscription's secret does not open", "request_id", requestID(ctx), "error", err)
+	s.Log.Warn("a subscription's secret does not open", "request_id", requestID(ctx), "error", err)
 	return newProblem(http.StatusConflict, "Its secret cannot be used: tell your operator.")
 }
 
