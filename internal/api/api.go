@@ -24,6 +24,7 @@ import (
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/internal/sqlfile"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -92,13 +93,7 @@ type server struct {
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	b, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the file is embedded
-	}
-	return string(b)
-}
+var query = sqlfile.Reader(queryFiles)
 
 var (
 	sqlCursorKey     = query("cursor_key")

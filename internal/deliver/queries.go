@@ -1,19 +1,17 @@
 package deliver
 
-import "embed"
+import (
+	"embed"
+
+	"github.com/outbox-relay/relay/internal/sqlfile"
+)
 
 // queryFiles holds every statement that this package runs on relay's tables.
 //
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	b, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the file is embedded
-	}
-	return string(b)
-}
+var query = sqlfile.Reader(queryFiles)
 
 var (
 	sqlPark        = query("park")

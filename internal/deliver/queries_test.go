@@ -1,25 +1,11 @@
 package deliver
 
 import (
-	"strings"
 	"testing"
+
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 func TestQueries_PrepareAgainstTheMigratedSchema(t *testing.T) {
-	w := newWorld(t)
-	files, err := queryFiles.ReadDir("queries")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := w.pool.Acquire(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Release()
-	for _, f := range files {
-		name := strings.TrimSuffix(f.Name(), ".sql")
-		if _, err := conn.Conn().Prepare(t.Context(), name, query(name)); err != nil {
-			t.Errorf("%s: %v", f.Name(), err)
-		}
-	}
+	pgtest.Prepare(t, newWorld(t).pool, queryFiles)
 }

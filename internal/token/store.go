@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/secret"
+	"github.com/outbox-relay/relay/internal/sqlfile"
 )
 
 // Role is what a token's bearer may do.
@@ -60,13 +61,7 @@ var (
 //go:embed queries/*.sql
 var queryFiles embed.FS
 
-func query(name string) string {
-	b, err := queryFiles.ReadFile("queries/" + name + ".sql")
-	if err != nil {
-		panic(err) // the file is embedded
-	}
-	return string(b)
-}
+var query = sqlfile.Reader(queryFiles)
 
 var (
 	sqlAdd    = query("add")
