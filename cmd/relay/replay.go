@@ -140,7 +140,7 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 		if out.Rate == 0 {
 			out.Rate = cfg.Replay.Rate
 		}
-		if out.Events, err = daemon.CountReplay(ctx, cfg, db, sub, a.events, out.From, out.To); err != nil {
+		if out.Events, err = daemon.CountReplay(ctx, cfg, db, 0, sub, a.events, out.From, out.To); err != nil {
 			return err
 		}
 		for _, e := range out.Events {

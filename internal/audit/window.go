@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -55,6 +56,8 @@ func (g Gap) Came(id uuid.UUID) bool {
 type Table struct {
 	Name    string // schema.table
 	Columns Columns
+	// StatementTimeout ends a statement that takes longer; 0: each takes as long as it takes.
+	StatementTimeout time.Duration
 }
 
 // Beginner begins a transaction. A pgx connection or pool does.
@@ -72,8 +75,8 @@ type Beginner interface {
 //
 // Source: https://www.postgresql.org/docs/current/sql-lock.html
 //
-// A timeout of the role or the database does not count: what must be read takes as long as
-// it takes, and a query that is ended each time would never be done.
+// A timeout of the role or the database does not count, the table's own does: what must be
+// read takes as long as it takes, and a query that is ended each time would never be done.
 func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
@@ -81,7 +84,8 @@ func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	}
 	for _, q := range [...]string{
 		"LOCK TABLE " + t.Quoted() + " IN ACCESS SHARE MODE",
-		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')",
+		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'", // since 17
+		fmt.Sprintf("SET LOCAL statement_timeout = %d", t.StatementTimeout.Milliseconds()),
 	} {
 		if _, err := tx.Exec(ctx, q); err != nil {
 			_ = tx.Rollback(context.WithoutCancel(ctx))

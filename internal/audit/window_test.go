@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
 
 	"github.com/outbox-relay/relay/internal/cdc"
@@ -277,6 +279,23 @@ func TestBeginReading_TakesAsLongAsItTakes(t *testing.T) {
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	if _, err := tx.Exec(t.Context(), "SELECT pg_sleep(0.2)"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Whoever reads for somebody else may not take as long as they like.
+func TestBeginReading_EndsWhatTakesLongerThanTheTableSays(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	table := events
+	table.StatementTimeout = 20 * time.Millisecond
+	tx, err := table.BeginReading(t.Context(), f.conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	var e *pgconn.PgError
+	if _, err := tx.Exec(t.Context(), "SELECT pg_sleep(10)"); !errors.As(err, &e) || e.Code != "57014" {
+		t.Errorf("%v; want the statement to be ended", err)
 	}
 }
 

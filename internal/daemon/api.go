@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outbox-relay/relay/internal/api"
@@ -35,7 +34,7 @@ func newAPIPool(c *Settings, connections int) (*pgxpool.Pool, error) {
 	cfg.MaxConns = int32(connections) //nolint:gosec // validated
 	p := cfg.ConnConfig.RuntimeParams
 	p["application_name"] = "relay-api"
-	p["statement_timeout"] = apiStatement
+	p["statement_timeout"] = apiStatement.String()
 	p["idle_in_transaction_session_timeout"] = "30s"
 	p["lock_timeout"] = "5s"
 	p["plan_cache_mode"] = "force_custom_plan" // a plan for all tenants is a bad one for most
@@ -47,25 +46,7 @@ func newAPIPool(c *Settings, connections int) (*pgxpool.Pool, error) {
 }
 
 // apiStatement bounds each statement of the API.
-const apiStatement = "10s"
-
-// bounded begins transactions that keep the API's bound, whatever is set in them first: what reads the outbox takes all
-// bounds away, which is right for the relay itself.
-type bounded struct{ *pgxpool.Pool }
-
-func (b bounded) BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) {
-	tx, err := b.Pool.BeginTx(ctx, o)
-	return boundedTx{tx}, err
-}
-
-type boundedTx struct{ pgx.Tx }
-
-func (t boundedTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if _, err := t.Exec(ctx, "SET LOCAL statement_timeout = '"+apiStatement+"'"); err != nil {
-		return nil, err
-	}
-	return t.Tx.Query(ctx, sql, args...)
-}
+const apiStatement = 10 * time.Second
 
 // newServer opens what the relay listens on.
 func (d *Daemon) newServer() (*ops.Server, error) {
@@ -95,7 +76,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
-			list, err := CountReplay(ctx, d.cfg(), bounded{d.apiPool}, s, events, from, to)
+			list, err := CountReplay(ctx, d.cfg(), d.apiPool, apiStatement, s, events, from, to)
 			found := make(map[string]int64, len(list))
 			for _, c := range list {
 				found[c.Event] = c.Rows

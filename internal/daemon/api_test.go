@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
@@ -103,7 +106,7 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 }
 
 // What reads the outbox takes a role's bounds away for itself. For a tenant's question they stay.
-func TestBounded_KeepsTheBoundOfTheAPI(t *testing.T) {
+func TestAuditTable_KeepsTheBoundOfTheAPI(t *testing.T) {
 	t.Parallel()
 	url := pgtest.NewDatabase(t)
 	if _, err := migrate.Up(t.Context(), url); err != nil {
@@ -118,7 +121,9 @@ func TestBounded_KeepsTheBoundOfTheAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	tx, err := AuditTable(cfg).BeginReading(t.Context(), bounded{pool})
+	table := AuditTable(cfg)
+	table.StatementTimeout = apiStatement
+	tx, err := table.BeginReading(t.Context(), pool)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +132,24 @@ func TestBounded_KeepsTheBoundOfTheAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string]); err != nil || got != apiStatement {
+	if got, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string]); err != nil || got != "10s" {
 		t.Errorf("statement_timeout is %s, %v", got, err)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	if _, err := pool.Exec(t.Context(), `INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
+		SELECT 'acme', 'payment', g::text, 'payment.received', '{}' FROM generate_series(1, 50000) g`); err != nil {
+		t.Fatal(err)
+	}
+	sub := deliver.NewSubscription("acme", "https://example.com", []string{"*"}, "secret")
+	now := time.Now()
+	var e *pgconn.PgError
+	if _, err := CountReplay(t.Context(), cfg, pool, time.Millisecond, sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); !errors.As(err, &e) || e.Code != "57014" {
+		t.Errorf("a count that takes too long: %v; want it to be ended", err)
+	}
+	if list, err := CountReplay(t.Context(), cfg, pool, 0, sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); err != nil || len(list) != 1 || list[0].Rows != 50_000 {
+		t.Errorf("a count that may take its time: %v, %v", list, err)
 	}
 }

@@ -201,12 +201,13 @@ type ReplayCount struct {
 }
 
 // CountReplay tells what a replay would send, by event type. Rows that are no
-// valid events are among them.
-func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
+// valid events are among them. A count that takes longer than within is given up; 0: it takes as long as it takes.
+func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, within time.Duration, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
 	t, err := newReplayTable(c)
 	if err != nil {
 		return nil, err
 	}
+	t.outbox.StatementTimeout = within
 	tx, err := t.outbox.BeginReading(ctx, db)
 	if err != nil {
 		return nil, fmt.Errorf("count rows: %w", err)
