@@ -344,6 +344,10 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		return nil, err
 	}
 	sub.Description = b.Description
+	if set(&sub.Active, b.Active); !sub.Active {
+		reason := byTenant
+		sub.DisabledReason = &reason
+	}
 	sub.Ordering, sub.OnDead = cmp.Or(b.Ordering, sub.Ordering), cmp.Or(b.OnDead, sub.OnDead)
 	if err := s.checkRules(sub); err != nil {
 		return nil, err
@@ -372,14 +376,6 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		}
 		if err := w.list().Add(ctx, sub); err != nil {
 			return looksSealed(err)
-		}
-		if b.Active != nil && !*b.Active {
-			if err := w.list().SetActive(ctx, sub.ID, false, byTenant); err != nil {
-				return err
-			}
-			if sub, err = w.list().Get(ctx, sub.ID); err != nil {
-				return err
-			}
 		}
 		if err := w.note(ctx, "subscription.create", sub.ID, nil, view(sub)); err != nil {
 			return err

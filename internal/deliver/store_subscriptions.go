@@ -44,7 +44,8 @@ type Execer interface {
 }
 
 // Add stores a new subscription and fills in what it leaves open: its id, which is
-// made here because the secret is sealed for it, and what the database decides.
+// made here because the secret is sealed for it, and what the database decides. One that
+// is not active keeps its events from the first on, as if it were disabled at once.
 func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	id := sub.ID
 	if id == uuid.Nil {
@@ -62,7 +63,7 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 		return fmt.Errorf("add subscription: %w", err)
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
-		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook))
+		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.Active, sub.DisabledReason)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)

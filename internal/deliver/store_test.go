@@ -166,6 +166,18 @@ func TestSubscriptions_KeepWhatTheyAreGiven(t *testing.T) {
 	if err := store.Add(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
+	reason, idle := "not yet", NewSubscription("initech", "https://hooks.example.com/z", []string{"*"}, testSecret)
+	idle.Active, idle.DisabledReason = false, &reason
+	var since *time.Time
+	if err := store.Add(t.Context(), idle); err != nil || idle.Active || idle.DisabledReason == nil || *idle.DisabledReason != reason {
+		t.Errorf("one that is not active: %+v, %v", idle, err)
+	}
+	if err := w.pool.QueryRow(t.Context(), "SELECT disabled_at FROM relay.subscriptions WHERE id = $1", idle.ID).Scan(&since); err != nil || since == nil {
+		t.Errorf("disabled at %v, %v", since, err)
+	}
+	if err := store.Remove(t.Context(), idle.ID); err != nil {
+		t.Fatal(err)
+	}
 	got, err := store.Get(t.Context(), sub.ID)
 	if err != nil || got.Secret.Reveal() != testSecret || got.Description != "the books" || got.Ordering != OrderingNone || !got.Active {
 		t.Errorf("got %+v, %v", got, err)
