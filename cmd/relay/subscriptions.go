@@ -52,20 +52,23 @@ func newSubscriptionsAdd() *cobra.Command {
 			if onDead != deliver.OnDeadRelease && onDead != deliver.OnDeadHalt {
 				return usageError{fmt.Errorf("--on-dead %s: expected release or halt", onDead)}
 			}
-			if onDead == deliver.OnDeadHalt && ordering == deliver.OrderingNone {
-				return usageError{errors.New("--on-dead halt needs --ordering key: without order nothing waits behind a dead letter")}
+			if err := deliver.CheckOnDead(onDead, ordering); err != nil {
+				return usageError{fmt.Errorf("--on-dead %s needs --ordering key: %w", onDead, err)}
 			}
 			for _, e := range events {
 				if err := deliver.CheckPattern(e); err != nil {
 					return usageError{err}
 				}
 			}
-			if rate != 0 && (rate < 0.01 || rate > 1000) {
-				return usageError{fmt.Errorf("--rate-limit %g: expected 0.01 to 1000, or 0 for no bound", rate)}
+			if err := deliver.CheckRate(rate); err != nil {
+				return usageError{fmt.Errorf("--rate-limit %g: %w", rate, err)}
+			}
+			if len(waits) > deliver.MaxWaits {
+				return usageError{fmt.Errorf("--retry-schedule: expected up to %d times, got %d", deliver.MaxWaits, len(waits))}
 			}
 			for _, d := range waits {
-				if d < 0 || d > 30*24*time.Hour || len(waits) > 100 {
-					return usageError{errors.New("--retry-schedule: expected up to 100 times of 0s to 720h")}
+				if err := deliver.CheckWait(d); err != nil {
+					return usageError{fmt.Errorf("--retry-schedule %s: %w", d, err)}
 				}
 			}
 			key, made, err := givenSecret(key, keyFile)
@@ -197,17 +200,13 @@ func warnUnknown(cmd *cobra.Command, cfg *config.Config, patterns []string) {
 	if err != nil {
 		return // the daemon refuses such a configuration; a subscription does not depend on it
 	}
-	for _, p := range patterns {
-		sub := deliver.Subscription{Events: []string{p}}
-		known, nearest, best := false, "", 4
-		for _, t := range catalog.Types() {
-			known = known || sub.Matches(t.Name)
+	types := catalog.Types()
+	for _, p := range deliver.Unmatched(patterns, types) {
+		nearest, best := "", 4
+		for _, t := range types {
 			if d := levenshtein.ComputeDistance(p, t.Name); d < best {
 				nearest, best = t.Name, d
 			}
-		}
-		if known {
-			continue
 		}
 		hint := "; `relay events` lists the catalog"
 		if nearest != "" {

@@ -259,19 +259,16 @@ func patterns(event string, events []string) ([]string, error) {
 	return events, nil
 }
 
-// minRate is the lowest rate, in attempts a second.
-const minRate = 0.01
-
-// longestWait bounds a wait of a retry schedule.
-const longestWait = 30 * 24 * time.Hour
-
 // schedule reads a retry schedule.
 func schedule(list []string) ([]time.Duration, error) {
 	var out []time.Duration
 	for i, text := range list {
 		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || d > longestWait || d%time.Millisecond != 0 {
-			return nil, invalid(fmt.Sprintf("/retry_schedule/%d", i), "Expected a time such as 0s, 500ms, 5s, 1m or 2h, up to 720h.")
+		if err != nil {
+			d = -1 // which is none either
+		}
+		if err := deliver.CheckWait(d); err != nil {
+			return nil, invalid(fmt.Sprintf("/retry_schedule/%d", i), sentence(err.Error()))
 		}
 		out = append(out, d)
 	}
@@ -285,11 +282,11 @@ func (s *server) checkRules(sub *deliver.Subscription) error {
 	if err := s.CheckURL(sub.URL); err != nil {
 		return invalid("/url", sentence(err.Error()))
 	}
-	if sub.OnDead == deliver.OnDeadHalt && sub.Ordering == deliver.OrderingNone {
-		return invalid("/on_dead", "Without order nothing waits behind a delivery that was given up: halt needs ordering key.")
+	if err := deliver.CheckOnDead(sub.OnDead, sub.Ordering); err != nil {
+		return invalid("/on_dead", sentence("halt needs ordering key: "+err.Error()))
 	}
-	if sub.RateLimit != 0 && sub.RateLimit < minRate {
-		return invalid("/rate_limit", "Expected at least 0.01, or 0 for no bound.")
+	if err := deliver.CheckRate(sub.RateLimit); err != nil {
+		return invalid("/rate_limit", sentence(err.Error()))
 	}
 	if strings.ContainsFunc(sub.Description, func(r rune) bool { return r == 0 }) {
 		return invalid("/description", "It has a NUL character.")
@@ -300,16 +297,8 @@ func (s *server) checkRules(sub *deliver.Subscription) error {
 // warnings say what is allowed and may not be meant.
 func (s *server) warnings(sub *deliver.Subscription) []string {
 	var out []string
-	types := s.Catalog().Types()
-	for _, p := range sub.Events {
-		one := deliver.Subscription{Events: []string{p}}
-		known := false
-		for i := range types {
-			known = known || one.Matches(types[i].Name)
-		}
-		if !known {
-			out = append(out, fmt.Sprintf("No event type of the catalog matches %q.", p))
-		}
+	for _, p := range deliver.Unmatched(sub.Events, s.Catalog().Types()) {
+		out = append(out, fmt.Sprintf("No event type of the catalog matches %q.", p))
 	}
 	if key, err := signature.Key(sub.Secret.Reveal()); err == nil && len(key) < minKey {
 		out = append(out, fmt.Sprintf("The secret's key has %d bytes. Standard Webhooks asks for %d to 64.", len(key), minKey))

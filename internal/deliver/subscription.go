@@ -1,12 +1,15 @@
 package deliver
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -66,6 +69,33 @@ type Subscription struct {
 // Without order there is nothing behind it that it could hold.
 func (s *Subscription) halts() bool { return s.OnDead == OnDeadHalt && s.Ordering == OrderingKey }
 
+// MaxWaits is how many waits a retry schedule may have.
+const MaxWaits = 100
+
+// CheckWait tells what is wrong with a wait of a retry schedule.
+func CheckWait(d time.Duration) error {
+	if d < 0 || d > 30*24*time.Hour || d%time.Millisecond != 0 {
+		return errors.New("expected a time such as 0s, 500ms, 5s, 1m or 2h, up to 720h")
+	}
+	return nil
+}
+
+// CheckRate tells what is wrong with a rate limit.
+func CheckRate(r float64) error {
+	if r != 0 && !(r >= 0.01 && r <= 1000) {
+		return errors.New("expected 0.01 to 1000, or 0 for no bound")
+	}
+	return nil
+}
+
+// CheckOnDead tells what is wrong with what happens to a key, in an ordering.
+func CheckOnDead(onDead, ordering string) error {
+	if onDead == OnDeadHalt && ordering == OrderingNone {
+		return errors.New("without order nothing waits behind a delivery that was given up")
+	}
+	return nil
+}
+
 // CheckPattern tells what is wrong with an entry of Events. Valid are a whole
 // event name, a name part with a star behind its last dot (`payment.*`), and a
 // star alone. Names are case-sensitive.
@@ -98,6 +128,17 @@ func (s *Subscription) Matches(eventType string) bool {
 		}
 	}
 	return false
+}
+
+// Unmatched returns the patterns that cover none of some event types.
+func Unmatched(patterns []string, types []outbox.EventType) []string {
+	var out []string
+	for _, p := range patterns {
+		if !slices.ContainsFunc(types, func(t outbox.EventType) bool { return patternMatches(p, t.Name) }) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func patternMatches(pattern, eventType string) bool {
