@@ -17,6 +17,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/outbox"
 )
 
 // replayArgs is how `relay replay` was called.
@@ -140,7 +141,11 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 		if out.Rate == 0 {
 			out.Rate = cfg.Replay.Rate
 		}
-		if out.Events, err = daemon.CountReplay(ctx, cfg, db, 0, sub, a.events, out.From, out.To); err != nil {
+		catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
+		if err != nil {
+			return err
+		}
+		if out.Events, err = (daemon.ReplayCounter{Settings: cfg, Catalog: catalog, DB: db}).Count(ctx, sub, a.events, out.From, out.To); err != nil {
 			return err
 		}
 		for _, e := range out.Events {

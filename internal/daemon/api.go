@@ -51,11 +51,6 @@ const apiStatement = 10 * time.Second
 // newServer opens what the relay listens on.
 func (d *Daemon) newServer() (*ops.Server, error) {
 	c := d.cfg()
-	catalog, err := outbox.NewCatalog(c.Catalog.Files...)
-	if err != nil {
-		return nil, err
-	}
-	d.catalog.Store(catalog)
 	tenants := api.New(api.Options{
 		DB: d.apiPool, Tokens: d.tokens(), Registry: d.registry, Log: d.log,
 		Limits: func() api.Limits {
@@ -76,7 +71,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
-			list, err := CountReplay(ctx, d.cfg(), d.apiPool, apiStatement, s, events, from, to)
+			list, err := ReplayCounter{d.cfg(), d.catalog.Load(), d.apiPool, apiStatement}.Count(ctx, s, events, from, to)
 			found := make(map[string]int64, len(list))
 			for _, c := range list {
 				found[c.Event] = c.Rows

@@ -20,6 +20,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -145,11 +146,17 @@ func TestAuditTable_KeepsTheBoundOfTheAPI(t *testing.T) {
 	}
 	sub := deliver.NewSubscription("acme", "https://example.com", []string{"*"}, "secret")
 	now := time.Now()
+	catalog, err := outbox.NewCatalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter := ReplayCounter{cfg, catalog, pool, time.Millisecond}
 	var e *pgconn.PgError
-	if _, err := CountReplay(t.Context(), cfg, pool, time.Millisecond, sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); !errors.As(err, &e) || e.Code != "57014" {
+	if _, err := counter.Count(t.Context(), sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); !errors.As(err, &e) || e.Code != "57014" {
 		t.Errorf("a count that takes too long: %v; want it to be ended", err)
 	}
-	if list, err := CountReplay(t.Context(), cfg, pool, 0, sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); err != nil || len(list) != 1 || list[0].Rows != 50_000 {
+	counter.Within = 0
+	if list, err := counter.Count(t.Context(), sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); err != nil || len(list) != 1 || list[0].Rows != 50_000 {
 		t.Errorf("a count that may take its time: %v, %v", list, err)
 	}
 }

@@ -299,7 +299,7 @@ func (l *leader) deliverLate(ctx context.Context, w audit.Window, found *late) e
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	mapper, err := newMapper(l.d.cfg())
+	mapper, err := l.d.newMapper()
 	if err != nil {
 		return err
 	}

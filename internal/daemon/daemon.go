@@ -85,7 +85,11 @@ func New(o Options) (*Daemon, error) {
 	if err := o.Config.Require("database.url"); err != nil {
 		return nil, err
 	}
-	if _, err := newMapper(o.Config); err != nil {
+	catalog, err := outbox.NewCatalog(o.Config.Catalog.Files...)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := outbox.NewMapper(mappingOptions(o.Config), catalog); err != nil {
 		return nil, err
 	}
 	policy, err := egress.New(EgressOptions(o.Config))
@@ -114,6 +118,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, tokenPool: tokenPool, policy: policy, registry: prometheus.NewRegistry()}
 	d.settings.Store(o.Config)
+	d.catalog.Store(catalog)
 	d.keys.Store(keys)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
@@ -415,12 +420,11 @@ func (d *Daemon) Reload() error {
 	if stay := config.NeedsRestart(changed); len(stay) > 0 {
 		d.log.Warn("changed keys that take effect at the next start only", "keys", stay)
 	}
-	mapper, err := newMapper(next)
+	catalog, err := outbox.NewCatalog(next.Catalog.Files...)
 	if err != nil {
 		return fmt.Errorf("reload: %w", err)
 	}
-	catalog, err := outbox.NewCatalog(next.Catalog.Files...)
-	if err != nil {
+	if _, err := outbox.NewMapper(mappingOptions(next), catalog); err != nil { // for the next start
 		return fmt.Errorf("reload: %w", err)
 	}
 	keys, err := secret.NewKeyring(next.Secrets.Key)
@@ -442,17 +446,18 @@ func (d *Daemon) Reload() error {
 	if err := d.policy.Reload(EgressOptions(&merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
-	d.settings.Store(&merged)
 	d.catalog.Store(catalog)
 	d.setPoster(&merged)
+	// Behind all that goes with them: who has seen these settings has seen it.
+	d.settings.Store(&merged)
 	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)
 	if d.opts.Level != nil {
 		d.opts.Level.Set(merged.Log.Level)
 	}
 	if l := d.current.Load(); l != nil {
-		l.dir.Recheck()
-		l.dispatcher.Configure(dispatchOptions(&merged), d.sink())
-		l.intake.next.Store(mapper)
+		if err := l.configure(); err != nil {
+			return fmt.Errorf("reload: %w", err)
+		}
 	}
 	d.log.Info("configuration reloaded", "changed", changed)
 	if slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, "egress.") }) {

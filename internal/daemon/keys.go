@@ -39,8 +39,8 @@ func (d *Daemon) rekey(keys *secret.Keyring) error {
 }
 
 // makeCurrent makes a leader that is set up the current one. A reload may have brought
-// other keys meanwhile.
-func (d *Daemon) makeCurrent(l *leader) {
+// other keys and settings meanwhile.
+func (d *Daemon) makeCurrent(l *leader) error {
 	d.reloadMu.Lock()
 	defer d.reloadMu.Unlock()
 	changed, err := l.dir.Rekey(d.keys.Load())
@@ -50,5 +50,11 @@ func (d *Daemon) makeCurrent(l *leader) {
 	for _, ep := range changed {
 		l.dispatcher.Changed(ep)
 	}
+	if l.settings != d.cfg() {
+		if err := l.configure(); err != nil {
+			return err
+		}
+	}
 	d.current.Store(l)
+	return nil
 }

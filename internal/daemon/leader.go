@@ -25,9 +25,10 @@ var errLetGo = errors.New("PostgreSQL is shutting down")
 
 // leader is one term of leading: from taking over the epoch to its end.
 type leader struct {
-	d     *Daemon
-	state progress.State
-	id    cdc.Identity
+	d        *Daemon
+	state    progress.State
+	id       cdc.Identity
+	settings *Settings // that its parts were made or configured with
 
 	watermark  *cdc.Watermark
 	dir        *deliver.Directory
@@ -105,7 +106,10 @@ func (d *Daemon) lead(ctx context.Context) error {
 		_ = stream.Close(0)
 		return err
 	}
-	d.makeCurrent(l)
+	if err := d.makeCurrent(l); err != nil {
+		_ = stream.Close(0)
+		return err
+	}
 	defer d.current.Store(nil)
 	return l.run(ctx, stream)
 }
@@ -144,6 +148,7 @@ func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, found pro
 // progress as it was before.
 func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.State) error {
 	cfg := l.d.cfg()
+	l.settings = cfg
 	var err error
 	if l.state, err = progress.TakeOver(ctx, l.d.pool, cfg.CDC.Slot, l.id); err != nil {
 		return err
@@ -172,7 +177,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
 	l.recorder.KeepSettled(true) // until the first audit, or the end of what is read from the table
 	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, l.settled, l.d.metrics, l.log)
-	mapper, err := newMapper(cfg)
+	mapper, err := l.d.newMapper()
 	if err != nil {
 		return err
 	}
@@ -224,12 +229,23 @@ func (l *leader) lookAtOutbox(ctx context.Context) error {
 	return nil
 }
 
-func newMapper(cfg *Settings) (*outbox.Mapper, error) {
-	catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
+// configure takes in what a reload has changed.
+func (l *leader) configure() error {
+	mapper, err := l.d.newMapper()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return outbox.NewMapper(mappingOptions(cfg), catalog)
+	l.settings = l.d.cfg()
+	l.dir.Recheck()
+	l.dispatcher.Configure(dispatchOptions(l.settings), l.d.sink())
+	l.intake.next.Store(mapper)
+	return nil
+}
+
+// newMapper returns a mapper of the catalog and the settings that the relay runs under. What stands in the files by now waits
+// for a reload, which checks it. Each goroutine needs a mapper of its own.
+func (d *Daemon) newMapper() (*outbox.Mapper, error) {
+	return outbox.NewMapper(mappingOptions(d.cfg()), d.catalog.Load())
 }
 
 // run leads until the term ends, in stages: intake and the stream stop first,

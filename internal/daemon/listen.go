@@ -175,8 +175,7 @@ func (l *leader) retryQuarantine(ctx context.Context, conn *pgx.Conn, r request)
 	reason, detail := "", ""
 	row, err := outbox.DecodeRow(raw)
 	if err == nil {
-		// A mapper of its own: the intake's belongs to another goroutine.
-		mapper, merr := newMapper(l.d.cfg())
+		mapper, merr := l.d.newMapper()
 		if merr != nil {
 			return merr
 		}

@@ -271,11 +271,8 @@ func (r *replayer) connect(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if r.table, err = newReplayTable(r.l.d.cfg()); err != nil {
-		return err
-	}
-	// A mapper of its own: the intake's belongs to another goroutine.
-	if r.mapper, err = newMapper(r.l.d.cfg()); err != nil {
+	r.table = newReplayTable(r.l.d.cfg(), r.l.d.catalog.Load())
+	if r.mapper, err = r.l.d.newMapper(); err != nil {
 		return err
 	}
 	r.conn, err = r.l.d.direct(ctx)

@@ -56,7 +56,11 @@ func (r *rig) found(sub string, now time.Time, events ...string) int64 {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	counts, err := daemon.CountReplay(context.Background(), cfg, db, 0, s, events, now.Add(-2000*time.Hour), now)
+	catalog, err := outbox.NewCatalog()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	counts, err := daemon.ReplayCounter{Settings: cfg, Catalog: catalog, DB: db}.Count(context.Background(), s, events, now.Add(-2000*time.Hour), now)
 	if err != nil {
 		r.t.Fatal(err)
 	}

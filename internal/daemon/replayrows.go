@@ -28,14 +28,10 @@ type replayTable struct {
 	types   typeNames
 }
 
-func newReplayTable(c *Settings) (*replayTable, error) {
-	catalog, err := outbox.NewCatalog(c.Catalog.Files...)
-	if err != nil {
-		return nil, err
-	}
+func newReplayTable(c *Settings, catalog *outbox.Catalog) *replayTable {
 	schema, name, _ := strings.Cut(c.Outbox.Table, ".")
 	return &replayTable{columns: mappingOptions(c).Columns, outbox: AuditTable(c), table: c.Outbox.Identifier().Sanitize(), schema: schema, name: name,
-		types: typeNames{catalog: catalog}}, nil
+		types: typeNames{catalog: catalog}}
 }
 
 // typeNames finds the whole name of the event that a row means, as the mapper
@@ -200,15 +196,20 @@ type ReplayCount struct {
 	Rows  int64  `json:"rows"`
 }
 
-// CountReplay tells what a replay would send, by event type. Rows that are no
-// valid events are among them. A count that takes longer than within is given up; 0: it takes as long as it takes.
-func CountReplay(ctx context.Context, c *Settings, db audit.Beginner, within time.Duration, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
-	t, err := newReplayTable(c)
-	if err != nil {
-		return nil, err
-	}
-	t.outbox.StatementTimeout = within
-	tx, err := t.outbox.BeginReading(ctx, db)
+// ReplayCounter tells what a replay would send.
+type ReplayCounter struct {
+	Settings *Settings
+	Catalog  *outbox.Catalog
+	DB       audit.Beginner
+	Within   time.Duration // a count that takes longer is given up; 0: it takes as long as it takes
+}
+
+// Count counts what a replay would send, by event type. Rows that are no valid events
+// are among them.
+func (r ReplayCounter) Count(ctx context.Context, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
+	t := newReplayTable(r.Settings, r.Catalog)
+	t.outbox.StatementTimeout = r.Within
+	tx, err := t.outbox.BeginReading(ctx, r.DB)
 	if err != nil {
 		return nil, fmt.Errorf("count rows: %w", err)
 	}
