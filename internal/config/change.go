@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -25,9 +27,31 @@ var bound = []string{"database.", "cdc.", "outbox.", "http.", "deliver.record.",
 func NeedsRestart(keys []string) []string {
 	var out []string
 	for _, key := range keys {
-		if slices.ContainsFunc(bound, func(section string) bool { return strings.HasPrefix(key, section) }) {
+		if isBound(key) {
 			out = append(out, key)
 		}
 	}
 	return out
+}
+
+func isBound(key string) bool {
+	return slices.ContainsFunc(bound, func(section string) bool { return strings.HasPrefix(key, section) })
+}
+
+// Reloaded returns what a daemon that was started with old runs under when it is given next: next, but for the keys that
+// need a restart.
+func Reloaded(old, next *Config) *Config {
+	c := *next
+	c.origins = maps.Clone(next.origins)
+	for i := range settings {
+		s := &settings[i]
+		if !isBound(s.key) {
+			continue
+		}
+		if _, m := s.assign(&c, s.texts(old)); m != nil {
+			panic(fmt.Sprintf("%s: %q, which was loaded, is no value", s.key, s.texts(old)))
+		}
+		c.origins[s.key] = old.origins[s.key]
+	}
+	return &c
 }

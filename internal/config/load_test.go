@@ -360,6 +360,38 @@ func TestNeedsRestart_KnowsWhatIsBoundAtTheStart(t *testing.T) {
 	}
 }
 
+// Every key that a daemon says it will not take over stays as it is, and every other one is taken over.
+func TestReloaded_KeepsWhatNeedsARestart(t *testing.T) {
+	text := `
+database: {url: "postgres://old/d", max_connections: 7, allow_plaintext: true}
+cdc: {slot: old, marker_interval: 3s}
+outbox: {table: public.old, max_payload: 2KiB, columns: {id: old}}
+http: {listen: ":1"}
+deliver: {timeout: 9s, log: all, log_retention: 240h, record: {interval: 20ms}}
+api: {max_connections: 3, write_rate: 7}
+auth: {jwt: {secret: abcdefghijklmnopqrstuvwxyz012345, issuer: old}}
+egress: {allow: [10.0.0.0/8]}
+log: {format: text, level: warn}
+`
+	old, next := mustLoad(t, LoadOptions{File: write(t, "relay.yaml", text)}), mustLoad(t, LoadOptions{})
+	for _, c := range [][2]*Config{{old, next}, {next, old}} {
+		got := Reloaded(c[0], c[1])
+		if stay := NeedsRestart(Changed(c[0], got)); len(stay) > 0 {
+			t.Errorf("taken over: %v", stay)
+		}
+		taken := Changed(c[1], got)
+		if stay := NeedsRestart(taken); !slices.Equal(stay, taken) {
+			t.Errorf("of %v, only %v need a restart", taken, stay)
+		}
+		if len(taken) < 12 || len(Changed(c[0], got)) < 4 {
+			t.Errorf("kept %v, took over %v: the test shows nothing", taken, Changed(c[0], got))
+		}
+		if got.Origin("http.listen") != c[0].Origin("http.listen") || got.Origin("deliver.timeout") != c[1].Origin("deliver.timeout") {
+			t.Errorf("the origins are %v and %v", got.Origin("http.listen"), got.Origin("deliver.timeout"))
+		}
+	}
+}
+
 // Every default has to be a value of its own kind, and every field of the structs to have its key.
 func TestSettings_CoverEveryFieldOnceWithAValidDefault(t *testing.T) {
 	for _, s := range settings {

@@ -431,10 +431,9 @@ func (d *Daemon) Reload() error {
 	if err != nil {
 		return fmt.Errorf("reload: secrets.key: %w", err)
 	}
-	merged := *next
 	old := d.cfg()
-	merged.Database, merged.CDC, merged.Outbox, merged.HTTP = old.Database, old.CDC, old.Outbox, old.HTTP
-	if _, err := egress.New(EgressOptions(&merged)); err != nil {
+	merged := config.Reloaded(old, next)
+	if _, err := egress.New(EgressOptions(merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
 	if next.Secrets.Key != old.Secrets.Key {
@@ -443,13 +442,13 @@ func (d *Daemon) Reload() error {
 			return fmt.Errorf("reload: secrets.key: %w", err)
 		}
 	}
-	if err := d.policy.Reload(EgressOptions(&merged)); err != nil {
+	if err := d.policy.Reload(EgressOptions(merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
 	d.catalog.Store(catalog)
-	d.setPoster(&merged)
+	d.setPoster(merged)
 	// Behind all that goes with them: who has seen these settings has seen it.
-	d.settings.Store(&merged)
+	d.settings.Store(merged)
 	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)
 	if d.opts.Level != nil {
 		d.opts.Level.Set(merged.Log.Level)
@@ -461,7 +460,7 @@ func (d *Daemon) Reload() error {
 	}
 	d.log.Info("configuration reloaded", "changed", changed)
 	if slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, "egress.") }) {
-		d.tellEgress(&merged)
+		d.tellEgress(merged)
 	}
 	return nil
 }
