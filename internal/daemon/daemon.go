@@ -100,23 +100,10 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secrets.key: %w", err)
 	}
-	pool, err := newPool(o.Config)
-	if err != nil {
+	d := &Daemon{opts: o, log: o.Log, policy: policy, registry: prometheus.NewRegistry()}
+	if err := d.openPools(o.Config); err != nil {
 		return nil, err
 	}
-	apiPool, err := newAPIPool(o.Config, o.Config.API.MaxConnections)
-	if err != nil {
-		pool.Close()
-		return nil, err
-	}
-	// Whoever keeps the API's connections busy keeps nobody from showing a token, operators least of all.
-	tokenPool, err := newAPIPool(o.Config, 1)
-	if err != nil {
-		apiPool.Close()
-		pool.Close()
-		return nil, err
-	}
-	d := &Daemon{opts: o, log: o.Log, pool: pool, apiPool: apiPool, tokenPool: tokenPool, policy: policy, registry: prometheus.NewRegistry()}
 	d.settings.Store(o.Config)
 	d.catalog.Store(catalog)
 	d.keys.Store(keys)
@@ -138,12 +125,33 @@ func New(o Options) (*Daemon, error) {
 	}))
 	d.setPoster(o.Config)
 	if d.server, err = d.newServer(); err != nil {
-		tokenPool.Close()
-		apiPool.Close()
-		pool.Close()
+		d.closePools()
 		return nil, err
 	}
 	return d, nil
+}
+
+func (d *Daemon) openPools(c *Settings) error {
+	var err error
+	if d.pool, err = newPool(c); err == nil {
+		d.apiPool, err = newAPIPool(c, c.API.MaxConnections)
+	}
+	if err == nil {
+		// Whoever keeps the API's connections busy keeps nobody from showing a token, operators least of all.
+		d.tokenPool, err = newAPIPool(c, 1)
+	}
+	if err != nil {
+		d.closePools()
+	}
+	return err
+}
+
+func (d *Daemon) closePools() {
+	for _, p := range []*pgxpool.Pool{d.tokenPool, d.apiPool, d.pool} {
+		if p != nil {
+			p.Close()
+		}
+	}
 }
 
 func newPool(c *Settings) (*pgxpool.Pool, error) {
@@ -282,9 +290,7 @@ func dispatchOptions(c *Settings) deliver.Options {
 
 // Run leads, or waits to lead, until ctx ends; then it drains and returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	defer d.pool.Close()
-	defer d.apiPool.Close()
-	defer d.tokenPool.Close()
+	defer d.closePools()
 	d.tellEgress(d.cfg())
 	d.tellKeys()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
