@@ -11,11 +11,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/secret"
-	"github.com/outbox-relay/relay/internal/signature"
 )
-
-// keepSecret is how long the old secret signs beside the new one when nobody says otherwise.
-const keepSecret = 24 * time.Hour
 
 // rotation is what `relay subscriptions rotate-secret` was asked for.
 type rotation struct {
@@ -66,7 +62,7 @@ func newSubscriptionsRotateSecret() *cobra.Command {
 	f.BoolVar(&r.promote, "promote", false, "the second step")
 	f.BoolVar(&r.expire, "expire", false, "the last step, now")
 	f.BoolVar(&r.unstage, "unstage", false, "take the first step back")
-	f.DurationVar(&r.keep, "keep", keepSecret, "with --promote: how long the old secret signs beside the new one; 0s: not at all")
+	f.DurationVar(&r.keep, "keep", deliver.DefaultKeep, "with --promote: how long the old secret signs beside the new one; 0s: not at all")
 	f.StringVar(&r.key, "secret", "", "with --stage: the next secret; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&r.keyFile, "secret-file", "", "with --stage: file that holds the next secret; without it one is made, and shown this once")
 	addOutput(c, &r.output)
@@ -176,13 +172,7 @@ func (r *rotation) print(cmd *cobra.Command, done rotated, lines []string) error
 
 // probe posts a test event that is signed with the next secret alone.
 func probe(ctx context.Context, cfg *config.Config, s *deliver.Subscription) (deliver.Outcome, error) {
-	switch {
-	case s.NextStagedAt == nil:
-		return deliver.Outcome{}, fmt.Errorf("probe the next secret of subscription %s: %w", s.ID, deliver.ErrNoSecretStaged)
-	case s.NextSecret.IsZero():
-		return deliver.Outcome{}, fmt.Errorf("probe the next secret of subscription %s: %w", s.ID, s.Locked)
-	}
-	signer, err := signature.NewSigner(s.NextSecret.Reveal())
+	signer, err := s.NextSigner()
 	if err != nil {
 		return deliver.Outcome{}, fmt.Errorf("probe the next secret of subscription %s: %w", s.ID, err)
 	}

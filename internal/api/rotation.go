@@ -41,9 +41,6 @@ type (
 	}
 )
 
-// keepDefault is how long a secret still signs when it was replaced.
-const keepDefault = 24 * time.Hour
-
 func (s *server) rotationRoutes(api huma.API) {
 	register(s, api, huma.Operation{OperationID: "rotateSecret", Method: http.MethodPost, Path: "/subscriptions/{id}/rotate-secret", Tags: []string{"subscriptions"},
 		Summary: "Replace the secret, step by step", Errors: []int{404, 409, 413, 415, 422},
@@ -56,7 +53,7 @@ func (s *server) rotateSecret(ctx context.Context, c *caller, in *rotateInput) (
 	if in.Body != nil {
 		b = *in.Body
 	}
-	keep := keepDefault
+	keep := deliver.DefaultKeep
 	if b.Keep != nil {
 		keep = time.Duration(*b.Keep) * time.Second
 	}
@@ -102,14 +99,14 @@ func (s *server) probe(ctx context.Context, c *caller, id string, promote bool, 
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case sub.Locked != nil:
+	if sub.Locked != nil {
 		return nil, s.locked(ctx, sub.Locked)
-	case sub.NextStagedAt == nil:
-		return nil, rotationProblem(deliver.ErrNoSecretStaged)
 	}
-	signer, err := signature.NewSigner(sub.NextSecret.Reveal())
+	signer, err := sub.NextSigner()
 	if err != nil {
+		if p := rotationProblem(err); p != nil {
+			return nil, p
+		}
 		return nil, s.locked(ctx, err)
 	}
 	result, err := s.postTest(ctx, c, sub, signer)

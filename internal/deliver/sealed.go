@@ -124,3 +124,15 @@ func (s *Subscription) Signer(now time.Time) (*signature.Signer, error) {
 	}
 	return signer, nil
 }
+
+// NextSigner returns what signs with the next secret alone, to see whether a receiver has
+// it. Without one the error is ErrNoSecretStaged.
+func (s *Subscription) NextSigner() (*signature.Signer, error) {
+	switch {
+	case s.NextStagedAt == nil:
+		return nil, ErrNoSecretStaged
+	case s.NextSecret.IsZero():
+		return nil, s.Locked
+	}
+	return signature.NewSigner(s.NextSecret.Reveal())
+}

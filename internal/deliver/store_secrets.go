@@ -77,6 +77,10 @@ func (s Subscriptions) UnstageSecret(ctx context.Context, id uuid.UUID) (*Subscr
 	})
 }
 
+// DefaultKeep is how long the secret before signs beside the one that was promoted when
+// nobody says otherwise.
+const DefaultKeep = 24 * time.Hour
+
 // Promotion says how a secret is promoted.
 type Promotion struct {
 	Keep time.Duration // how long the one before still signs; 0: it goes at once

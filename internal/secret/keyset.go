@@ -53,9 +53,7 @@ func GenerateKeyset() (*Keyset, error) {
 	return newKeyset(m)
 }
 
-// ParseKeyset reads a Tink keyset in JSON.
-func ParseKeyset(text Secret) (*Keyset, error) { return parseKeyset(text) }
-
+// parseKeyset reads a Tink keyset in JSON.
 func parseKeyset(text Secret) (*Keyset, error) {
 	// What the reader says of a text that it cannot read may show a part of it.
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(strings.NewReader(text.Reveal())))
