@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -107,5 +108,35 @@ func TestDocument_MakesAClientThatWorks(t *testing.T) {
 	if len(got.Names) != 7 || !slices.Contains(got.Names, "payment.received") || got.Secret != "whsec_" || got.Description != "by a client" ||
 		got.Active || got.Attempts != 1 || got.Problem != "/event" || got.Status != 422 || got.Gone != 204 {
 		t.Errorf("the client says %s", out)
+	}
+}
+
+func TestAPI_ShowsItsDocumentAndPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	doc := w.call("GET", "//openapi.json", "", nil)
+	if doc.Status != 200 || !strings.Contains(doc.Text, `"openapi": "3.1.0"`) || !strings.HasPrefix(doc.Header.Get("Content-Type"), "application/") {
+		t.Errorf("status %d, %.200s", doc.Status, doc.Text)
+	}
+	page := w.call("GET", "//docs", "", nil)
+	for id := range samples {
+		if !strings.Contains(doc.Text, `"operationId": "`+id+`"`) || !strings.Contains(page.Text, `id="`+id+`"`) {
+			t.Errorf("operation %s is not in both", id)
+		}
+	}
+	for _, kind := range kinds {
+		if !strings.Contains(page.Text, `id="`+kind.anchor+`"`) {
+			t.Errorf("problem %s is not on the page", kind.anchor)
+		}
+	}
+	// The page must work without the network and run nothing.
+	for _, bad := range []string{"<script", "http://", "https://", "src=", "@import", "url("} {
+		rest := strings.ReplaceAll(strings.ReplaceAll(page.Text, "http://localhost:8000", ""), "https://hooks.example.com", "")
+		if strings.Contains(rest, bad) {
+			t.Errorf("the page has %s", bad)
+		}
+	}
+	if !strings.Contains(page.Header.Get("Content-Security-Policy"), "style-src 'sha256-") || !bytes.Contains([]byte(page.Text), []byte(pageCSS)) {
+		t.Errorf("policy %q", page.Header.Get("Content-Security-Policy"))
 	}
 }
