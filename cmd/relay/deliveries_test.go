@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // fixture is a subscription with deliveries in every status, made by hand.
@@ -193,7 +194,7 @@ func TestDeliveriesTail_PrintsWhatEndsAndStops(t *testing.T) {
 	f := newFixture(t)
 	for _, form := range []string{"text", "json"} {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, errs output
+		var out, errs output.Buffer
 		code := make(chan int, 1)
 		go func() {
 			code <- callWith(ctx, &out, &errs, append([]string{"deliveries", "tail", "--tenant", "umbrella", "-o", form}, f.set...)...)

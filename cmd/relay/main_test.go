@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestMain(m *testing.M) {
@@ -41,24 +41,6 @@ const (
 	patience   = 20 * time.Second
 )
 
-// output collects what a command prints, and may be read while it runs.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // result is what a command left.
 type result struct {
 	t        *testing.T
@@ -70,7 +52,7 @@ type result struct {
 // call runs a command in this process.
 func call(t *testing.T, args ...string) result {
 	t.Helper()
-	var out, err output
+	var out, err output.Buffer
 	code := callWith(t.Context(), &out, &err, args...)
 	return result{t: t, args: strings.Join(args, " "), out: out.String(), err: err.String(), code: code}
 }
@@ -226,14 +208,14 @@ func (s *stage) start() *daemon.Daemon {
 }
 
 // startLogged is start with an address to listen on, and returns the daemon's log too.
-func (s *stage) startLogged(listen string) (*daemon.Daemon, *output) {
+func (s *stage) startLogged(listen string) (*daemon.Daemon, *output.Buffer) {
 	s.t.Helper()
 	s.set = append(s.set, "--set", "http.listen="+listen)
 	cfg, err := s.config()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	log := &output{}
+	log := &output.Buffer{}
 	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: "test", Reload: s.config})
 	if err != nil {
 		s.t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestStatus_IsUnhealthyWithoutARelay(t *testing.T) {
@@ -71,7 +73,7 @@ func TestStatus_WatchesUntilItIsInterrupted(t *testing.T) {
 	s.set = append(s.set, "--set", "http.listen=127.0.0.1:1")
 	for _, form := range []string{"text", "json"} {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, errs output
+		var out, errs output.Buffer
 		code := make(chan int, 1)
 		go func() {
 			code <- callWith(ctx, &out, &errs, append([]string{"status", "--watch", "-o", form}, s.set...)...)

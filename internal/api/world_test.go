@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +24,7 @@ import (
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // world is an API over a database of its own.
@@ -33,29 +33,12 @@ type world struct {
 	db   *pgxpool.Pool
 	api  *API
 	base string
-	logs *lockedBuffer
+	logs *output.Buffer
 
 	mu     sync.Mutex
 	limits Limits
 	post   func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error)
 	keys   *secret.Keyring
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func newWorld(t *testing.T) *world {
@@ -69,7 +52,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	w := &world{t: t, db: db, logs: &lockedBuffer{}, limits: Limits{MaxSubscriptions: 100}}
+	w := &world{t: t, db: db, logs: &output.Buffer{}, limits: Limits{MaxSubscriptions: 100}}
 	catalog, err := outbox.NewCatalog()
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestMain(m *testing.M) {
@@ -166,24 +167,7 @@ func (r *rig) order(tenant, id string, n int) {
 type running struct {
 	*daemon.Daemon
 	stop func()
-	log  *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	log  *output.Buffer
 }
 
 func (r *rig) start() *running {
@@ -199,7 +183,7 @@ func (r *rig) launch() *running {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	buf := &syncBuffer{}
+	buf := &output.Buffer{}
 	log := slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test", AuditKeeps: r.keep, Reload: r.reload})
 	if err != nil {

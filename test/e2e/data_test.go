@@ -148,7 +148,7 @@ func TestRelay_StopsAtARowThatPostgreSQLCannotSend(t *testing.T) {
 	eventually(t, "it is not ready", func() bool { return r.httpCode("/readyz") == http.StatusServiceUnavailable })
 	began := time.Now()
 	eventually(t, "a while has passed", func() bool { return time.Since(began) > 3*time.Second })
-	if n := r.log.count("replication connection lost"); n > 60 {
+	if n := r.log.Count("replication connection lost"); n > 60 {
 		t.Errorf("%d connections in three seconds", n)
 	}
 	r.terminate()

@@ -58,7 +58,7 @@ func TestRelay_OutlastsAServerWithoutConnectionSlots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the relay is refused a connection", func() bool { return r.log.count("53300") > 0 })
+	eventually(t, "the relay is refused a connection", func() bool { return r.log.Count("53300") > 0 })
 	if code := r.httpCode("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz answers %d", code)
 	}
@@ -176,7 +176,7 @@ func TestRelay_WaitsForALockOnWhatIsParked(t *testing.T) {
 	s.recv.set("failing", behaviour{status: http.StatusServiceUnavailable})
 	l := newLedger(s, "acme", 10)
 	r := s.start()
-	eventually(t, "it has looked at what is parked", func() bool { return r.log.count("rows from before the slot are delivered") == 1 })
+	eventually(t, "it has looked at what is parked", func() bool { return r.log.Count("rows from before the slot are delivered") == 1 })
 	locker := s.connect()
 	for _, sql := range []string{"BEGIN", "LOCK TABLE relay.parked IN ACCESS EXCLUSIVE MODE"} {
 		if _, err := locker.Exec(t.Context(), sql); err != nil {
@@ -234,7 +234,7 @@ func TestRelay_RecordsAgainAfterDeadlocksAndConflicts(t *testing.T) {
 		t.Errorf("%d repeats", repeats)
 	}
 	for _, code := range []string{"40001", "40P01"} {
-		if r.log.count(code) == 0 {
+		if r.log.Count(code) == 0 {
 			t.Errorf("no recording failed with %s", code)
 		}
 	}

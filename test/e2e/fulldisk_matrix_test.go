@@ -99,9 +99,9 @@ func TestRelay_OutlastsAFullDiskOfPostgreSQL(t *testing.T) {
 		t.Fatal("PostgreSQL starts on a full volume")
 	}
 	eventually(t, "the relay is not ready", func() bool { return r.httpCode("/readyz") == http.StatusServiceUnavailable })
-	before, began := r.log.count("\n"), time.Now()
+	before, began := r.log.Count("\n"), time.Now()
 	eventually(t, "five seconds have passed", func() bool { return time.Since(began) > 5*time.Second })
-	if n := r.log.count("\n") - before; n > 200 {
+	if n := r.log.Count("\n") - before; n > 200 {
 		t.Errorf("%d lines in the log in five seconds", n)
 	}
 	if err := os.Remove(fill); err != nil {

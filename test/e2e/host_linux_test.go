@@ -105,7 +105,7 @@ func TestRelay_LivesWithFewFileDescriptors(t *testing.T) {
 		}
 	}
 	r.terminate()
-	if n := r.log.count("too many open files"); n > 0 {
+	if n := r.log.Count("too many open files"); n > 0 {
 		t.Errorf("%d times there was no descriptor", n)
 	}
 }
@@ -139,7 +139,7 @@ func TestRelay_TakesReloadsUnderLoad(t *testing.T) {
 			SELECT 'acme', 'invoice', g::text, 'invoice.issued', '{}' FROM generate_series(1, 20) g`)
 		rewrite(t, path, with(files, 100+i))
 		r.signal(syscall.SIGHUP)
-		eventually(t, "the reload is done", func() bool { return r.log.count("configuration reloaded") == i+1 })
+		eventually(t, "the reload is done", func() bool { return r.log.Count("configuration reloaded") == i+1 })
 	}
 	l.wait()
 	eventually(t, "every row of the type arrives or is kept", func() bool {

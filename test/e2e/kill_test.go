@@ -141,7 +141,7 @@ func TestRelay_EndsAtOnceAtTheSecondSignal(t *testing.T) {
 	}
 	eventually(t, "attempts are on the wire", func() bool { return s.recv.inFlight("all") > 0 })
 	r.signal(syscall.SIGTERM)
-	eventually(t, "it drains", func() bool { return r.log.count(`"state":"draining"`) == 1 })
+	eventually(t, "it drains", func() bool { return r.log.Count(`"state":"draining"`) == 1 })
 	r.signal(syscall.SIGTERM)
 	eventuallyWithin(t, 20*time.Second, "it has ended before its drain time", r.ended)
 	if r.code != -1 {

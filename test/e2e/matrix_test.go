@@ -141,12 +141,12 @@ func TestRelay_WaitsForAStandbyThatPostgreSQLWaitsFor(t *testing.T) {
 		for k := range l.keys {
 			l.add(k, 2)
 		}
-		began, lost := time.Now(), r.log.count("replication connection lost")
+		began, lost := time.Now(), r.log.Count("replication connection lost")
 		eventually(t, "three seconds have passed", func() bool { return time.Since(began) > 3*time.Second })
 		if n := p.recv.count("all"); n != 5 {
 			t.Errorf("%d rows have arrived though the standby is down, want 5", n)
 		}
-		if n := r.log.count("replication connection lost") - lost; n > 2 {
+		if n := r.log.Count("replication connection lost") - lost; n > 2 {
 			t.Errorf("%d reconnections meanwhile", n)
 		}
 		if err := p.standby.Start(t.Context()); err != nil {

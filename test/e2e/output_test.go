@@ -72,7 +72,7 @@ func TestRelay_ShowsNoSecretAnywhere(t *testing.T) {
 	eventually(t, "rows arrive", func() bool { return s.recv.count("all") == 5 })
 	eventually(t, "others wait", func() bool { return s.number("SELECT count(*) FROM relay.parked") == 5 })
 	s.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'canary_" + s.slot + "'")
-	eventually(t, "it reconnects", func() bool { return r.log.count("replication connection lost") > 0 })
+	eventually(t, "it reconnects", func() bool { return r.log.Count("replication connection lost") > 0 })
 	r.awaitReady()
 	shown := map[string]string{
 		"seal":       s.command("secrets", "seal"),

@@ -133,13 +133,13 @@ func TestRelay_SaysThatItIsNotReadyWhilePostgreSQLIsDown(t *testing.T) {
 // cutStream ends the walsender of the relay and waits until the relay has noticed.
 func (s *stage) cutStream(r *relay) {
 	s.t.Helper()
-	before := r.log.count("replication connection lost")
+	before := r.log.Count("replication connection lost")
 	n := s.number(`SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots
 		WHERE slot_name = $1 AND active_pid IS NOT NULL`, s.slot)
 	if n != 1 {
 		s.t.Fatalf("%d walsenders ended, want 1", n)
 	}
-	eventually(s.t, "the relay notices", func() bool { return r.log.count("replication connection lost") > before })
+	eventually(s.t, "the relay notices", func() bool { return r.log.Count("replication connection lost") > before })
 	eventually(s.t, "the relay streams again", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 }
 

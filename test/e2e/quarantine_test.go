@@ -61,7 +61,7 @@ func TestRelay_QuarantinesWhatIsNoEventAndDeliversItAfterAFix(t *testing.T) {
 `)
 	rewrite(t, path, "version: 1\ncatalog:\n  files: [invoices.yaml]\n")
 	r.signal(syscall.SIGHUP)
-	eventually(t, "the catalog is in force", func() bool { return r.log.count("configuration reloaded") == 1 })
+	eventually(t, "the catalog is in force", func() bool { return r.log.Count("configuration reloaded") == 1 })
 	insert("acme", "i2", "invoice.issued", issued)
 	eventually(t, "a new row of the type arrives", func() bool { return s.recv.count("all") == 3 })
 	retry()

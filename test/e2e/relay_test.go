@@ -1,17 +1,16 @@
 package e2e_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/outbox-relay/relay/test/output"
 	"github.com/outbox-relay/relay/test/process"
 )
 
@@ -20,35 +19,15 @@ type relay struct {
 	t    testing.TB
 	pid  int
 	addr string // of health, status and metrics
-	log  *output
+	log  *output.Buffer
 	done chan struct{} // closed when the process is reaped
 	code int           // exit code, -1 after a signal; read after done
 }
 
-// output keeps what a process writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-func (o *output) count(part string) int { return strings.Count(o.String(), part) }
-
 // spawn starts a binary; the process ends with the test.
 func spawn(t testing.TB, binary string, env []string, args ...string) *relay {
 	t.Helper()
-	r := &relay{t: t, log: &output{}, done: make(chan struct{})}
+	r := &relay{t: t, log: &output.Buffer{}, done: make(chan struct{})}
 	p, err := process.Start(binary, env, r.log, args...)
 	if err != nil {
 		t.Fatal(err)

@@ -35,21 +35,21 @@ func TestRelay_KeepsItsConfigurationWhenANewOneIsFaulty(t *testing.T) {
 
 	rewrite(t, path, "version: 1\nlog:\n  level: debug\ndeliver:\n  timeout: 3 parsecs\n  handover_afer: 1s\n")
 	r.signal(syscall.SIGHUP)
-	eventually(t, "the fault is told", func() bool { return r.log.count("configuration not reloaded") == 1 })
+	eventually(t, "the fault is told", func() bool { return r.log.Count("configuration not reloaded") == 1 })
 	for _, want := range []string{path + ":5", "deliver.timeout", path + ":6", "deliver.handover_afer", "handover_after"} {
-		if r.log.count(want) == 0 {
+		if r.log.Count(want) == 0 {
 			t.Errorf("the log does not name %s", want)
 		}
 	}
 	l.add(0, 1)
 	l.settle(time.Minute, all)
-	if r.log.count(shown) > 0 {
+	if r.log.Count(shown) > 0 {
 		t.Error("a part of the faulty configuration is in force")
 	}
 
 	rewrite(t, path, "version: 1\nlog:\n  level: debug\n")
 	r.signal(syscall.SIGHUP)
-	eventually(t, "the good one is in force", func() bool { return r.log.count("configuration reloaded") == 1 })
+	eventually(t, "the good one is in force", func() bool { return r.log.Count("configuration reloaded") == 1 })
 	if !strings.Contains(r.log.String(), `"changed":["log.level"]`) {
 		t.Error("the log does not name what has changed")
 	}
@@ -60,7 +60,7 @@ func TestRelay_KeepsItsConfigurationWhenANewOneIsFaulty(t *testing.T) {
 		WHERE application_name = 'relay:' || $1 AND backend_type = 'client backend'`, s.slot); n != 1 {
 		t.Fatalf("%d listening connections, want 1", n)
 	}
-	eventually(t, "debug lines appear", func() bool { return r.log.count(shown) > 0 })
+	eventually(t, "debug lines appear", func() bool { return r.log.Count(shown) > 0 })
 	l.check(nil, all)
 	r.terminate()
 }

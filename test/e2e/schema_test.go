@@ -28,7 +28,7 @@ func TestRelay_PassesOverTheRowsOfOtherTables(t *testing.T) {
 	if n := s.number("SELECT count(*) FROM relay.quarantine"); n != 1 {
 		t.Errorf("%d rows are quarantined, want the one of the unknown type", n)
 	}
-	if r.log.count("publishes all tables") == 0 {
+	if r.log.Count("publishes all tables") == 0 {
 		t.Error("the log does not warn of the publication")
 	}
 	_, metrics := r.get("/metrics")
@@ -110,7 +110,7 @@ func TestRelay_StopsWhenTheOutboxIsReplaced(t *testing.T) {
 	if code := r.httpCode("/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz answers %d", code)
 	}
-	if r.log.count("ALTER PUBLICATION") == 0 {
+	if r.log.Count("ALTER PUBLICATION") == 0 {
 		t.Error("the log does not say what to type")
 	}
 	r.terminate()
