@@ -145,7 +145,7 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 		if err != nil {
 			return err
 		}
-		if out.Events, err = (daemon.ReplayCounter{Settings: cfg, Catalog: catalog, DB: db}).Count(ctx, sub, a.events, out.From, out.To); err != nil {
+		if out.Events, err = (daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}).Count(ctx, sub, a.events, out.From, out.To); err != nil {
 			return err
 		}
 		for _, e := range out.Events {

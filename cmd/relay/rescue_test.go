@@ -77,6 +77,16 @@ func TestAudit_FindsADeliveryThatLeftNoTrace(t *testing.T) {
 	if r.Committed != 5 || r.Deliveries != 2 || r.Recorded != 2 || r.Unmatched != 1 || r.Suppressed != 1 || r.NoEvents != 1 || r.Missing != 0 {
 		t.Errorf("got %+v", r)
 	}
+	// Rules that are younger than the rows need not have met them.
+	s.exec("UPDATE relay.subscriptions SET filter = '{\"a\": 1}'")
+	s.exec("UPDATE relay.subscriptions SET filter = NULL")
+	s.exec("DELETE FROM relay.deliveries WHERE aggregate_id = 'inv_1'")
+	s.relay("audit", "--from", "1h", "-o", "json").exits(0).decode(&r)
+	if r.Deliveries != 1 || r.Recorded != 1 || r.Missing != 0 {
+		t.Errorf("got %+v after the rules changed", r)
+	}
+	s.exec("UPDATE relay.subscriptions SET rules_since = NULL")
+	s.exec("DELETE FROM outbox.events WHERE aggregate_id = 'inv_1'")
 	lost := s.text("DELETE FROM relay.deliveries WHERE aggregate_id = 'inv_2' RETURNING event_id::text")
 	s.relay("audit", "--from", "1h").exits(exitUnhealthy).says(lost, sub).complains("1 deliveries are missing")
 	s.relay("audit", "--from", "1h", "--set", "deliver.log=none").exits(0).says("proved without record")

@@ -18,6 +18,7 @@ import (
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/filter"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
@@ -29,11 +30,11 @@ func newSubscriptions() *cobra.Command {
 		Long:    "Manage who gets which events where. A relay that runs takes a change in at once.",
 		Example: "  relay subscriptions add --tenant acme --url https://hooks.example.com/x --event 'payment.*'\n  relay subscriptions list",
 	}, newSubscriptionsAdd(), newSubscriptionsList(), newSubscriptionsShow(), newSubscriptionsRemove(),
-		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest(), newSubscriptionsRotateSecret())
+		newSubscriptionsSwitch(true), newSubscriptionsSwitch(false), newSubscriptionsTest(), newSubscriptionsTry(), newSubscriptionsRotateSecret())
 }
 
 func newSubscriptionsAdd() *cobra.Command {
-	var tenant, url, key, keyFile, headersFile, description, ordering, onDead, output string
+	var tenant, url, wanted, key, keyFile, headersFile, description, ordering, onDead, output string
 	var events []string
 	var rate float64
 	var waits []time.Duration
@@ -71,6 +72,10 @@ func newSubscriptionsAdd() *cobra.Command {
 					return usageError{fmt.Errorf("--retry-schedule %s: %w", d, err)}
 				}
 			}
+			f, err := givenFilter(wanted)
+			if err != nil {
+				return err
+			}
 			key, made, err := givenSecret(key, keyFile)
 			if err != nil {
 				return err
@@ -95,6 +100,7 @@ func newSubscriptionsAdd() *cobra.Command {
 				sub := deliver.NewSubscription(tenant, url, events, key)
 				sub.Description, sub.Ordering, sub.OnDead, sub.Headers = description, ordering, onDead, headers
 				sub.RateLimit, sub.RetrySchedule = rate, waits
+				sub.SetFilter(f)
 				store, err := subscriptions(cmd, cfg, db)
 				if err != nil {
 					return err
@@ -120,6 +126,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&tenant, "tenant", "", "tenant whose events are wanted")
 	f.StringVar(&url, "url", "", "where to post them")
 	f.StringArrayVar(&events, "event", nil, "event name or pattern; repeatable")
+	f.StringVar(&wanted, "filter", "", `what the payload has to be like, as JSON, such as {"currency": "EUR", "amount": {"$gte": 100}}; "relay subscriptions try" tries it`)
 	f.StringVar(&key, "secret", "", "secret to sign with; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
 	f.Float64Var(&rate, "rate-limit", 0, "attempts a second that it gets at most, 0.01 to 1000; 0: as many as it takes")
@@ -130,6 +137,18 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
 	addOutput(c, &output)
 	return c
+}
+
+// givenFilter reads a filter; nil for none.
+func givenFilter(text string) (*filter.Filter, error) {
+	if text == "" {
+		return nil, nil
+	}
+	f, err := filter.Parse([]byte(text))
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--filter: %w", err)}
+	}
+	return f, nil
 }
 
 // givenSecret is the secret that a command was given, or a new one.
@@ -302,8 +321,12 @@ func newSubscriptionsShow() *cobra.Command {
 					return printJSON(cmd.OutOrStdout(), s)
 				}
 				row, next := subscriptionRow(s), prospect(cfg, s)
+				wanted := "-"
+				if s.Filter != nil {
+					wanted = printable(s.Filter.String())
+				}
 				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
-					[2]string{"events", row[3]}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
+					[2]string{"events", row[3]}, [2]string{"filter", wanted}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
 					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"secret", secretState(s)}, [2]string{"next secret", rotationState("staged", s.NextStagedAt)},
 					[2]string{"previous secret", rotationState("signs until", s.PreviousExpiresAt)}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})

@@ -189,3 +189,45 @@ func TestSubscriptions_TakeEffectWhileARelayRuns(t *testing.T) {
 		return len(list.Items) == 1
 	})
 }
+
+func TestSubscriptionsTry_TellsWhatWouldMatchAndWhatKeepsTheRestOut(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	for _, amount := range []string{"99.99", "100.00", "250.00"} {
+		s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES ('acme', 'payment', 'p', 'payment.failed',
+			json_build_object('payment_id', '1', 'invoice_id', '1', 'amount', '` + amount + `', 'currency', 'EUR'))`)
+	}
+	filter := `{"amount": {"$gte": 100}, "currency": "EUR"}`
+	s.relay("subscriptions", "try", "--tenant", "acme", "--event", "payment.*", "--filter", filter).exits(0).
+		says("payment.failed", "yes", "no: filter /amount/$gte").complains("2 of 3 events")
+	s.relay("subscriptions", "try", "--tenant", "acme", "--event", "customer.*", "--last", "2").exits(0).says("another type").complains("0 of 2 events")
+	var list struct {
+		Items []struct {
+			Event   string
+			Matches bool
+			Why     string
+		}
+	}
+	s.relay("subscriptions", "try", "--tenant", "acme", "--event", "*", "--filter", filter, "-o", "json").exits(0).quiet().decode(&list)
+	if len(list.Items) != 3 || !list.Items[0].Matches || list.Items[2].Matches || list.Items[2].Why != "filter /amount/$gte" {
+		t.Errorf("%+v", list)
+	}
+	for _, args := range [][]string{{"--tenant", "acme"}, {"--event", "*"}, {"--tenant", "acme", "--event", "*", "--filter", `{"a":{"$ge":1}}`},
+		{"--tenant", "acme", "--event", "a..b"}, {"--tenant", "acme", "--event", "*", "--last", "0"}} {
+		s.relay(append([]string{"subscriptions", "try"}, args...)...).exits(exitUsage)
+	}
+}
+
+func TestSubscriptionsAdd_KeepsAFilter(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	add := []string{"subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--filter"}
+	id := strings.TrimSpace(s.relay(append(add, `{"amount": {"$gte": 100.50}}`)...).exits(0).out)
+	s.relay("subscriptions", "show", id).exits(0).says(`{"amount":{"$gte":100.50}}`)
+	var got deliver.Subscription
+	s.relay("subscriptions", "show", id, "-o", "json").exits(0).decode(&got)
+	if got.Filter == nil || got.Filter.String() != `{"amount":{"$gte":100.50}}` {
+		t.Errorf("filter %v", got.Filter)
+	}
+	s.relay(append(add, `{"amount": {"$atleast": 100}}`)...).exits(exitUsage).complains("--filter: /amount/$atleast: no such operator; there are $eq")
+}

@@ -66,6 +66,8 @@ type Options struct {
 	Post func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error)
 	// CountReplay tells how many retained rows a replay would send, by type of event.
 	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
+	// Latest returns the events of a tenant that were written last, newest first, up to a number.
+	Latest func(ctx context.Context, tenant string, number int) ([]outbox.Event, error)
 	// Oldest is the time before which nothing is retained.
 	Oldest func() time.Time
 	// ReplayRate is how many rows a second a replay begins.

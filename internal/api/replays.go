@@ -127,14 +127,11 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 	if !sub.Active && !b.DryRun {
 		return nil, newProblem(http.StatusConflict, "The subscription is disabled. Enable it first.")
 	}
-	// It may look through all of the outbox, which has no index for it.
-	select {
-	case s.counting <- struct{}{}:
-		defer func() { <-s.counting }()
-	default:
-		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, "Another call is looking through the outbox. Try again in a moment."),
-			http.Header{"Retry-After": {"1"}})
+	done, err := s.lookThrough()
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	events := slices.Compact(slices.Sorted(slices.Values(b.Events)))
 	out := &askOutput{Status: http.StatusOK}
 	if out.Body.Events, err = s.CountReplay(ctx, sub, events, from, to); err != nil {
@@ -190,6 +187,17 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 	out.Status = http.StatusAccepted
 	out.Body.Replay, err = db.replay(ctx, id.String())
 	return out, err
+}
+
+// lookThrough takes the one turn at looking through the outbox, which has no index for tenants, until done is called.
+func (s *server) lookThrough() (done func(), err error) {
+	select {
+	case s.counting <- struct{}{}:
+		return func() { <-s.counting }, nil
+	default:
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, "Another call is looking through the outbox. Try again in a moment."),
+			http.Header{"Retry-After": {"1"}})
+	}
 }
 
 func timeOrNone(t *time.Time) string {

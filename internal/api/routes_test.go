@@ -66,6 +66,7 @@ var samples = map[string]sample{
 	"listSubscriptions":   {status: 200},
 	"rotateSecret":        {writes: true, kind: "subscription", body: `{"action":"stage","secret":"a secret of our own, long enough"}`, status: 200},
 	"retryDelivery":       {writes: true, kind: "delivery", status: 202},
+	"trySubscription":     {body: `{"event":"payment.received","filter":{"currency":"EUR"}}`, status: 200},
 	"testSubscription":    {writes: true, kind: "subscription", status: 200},
 	"updateSubscription":  {writes: true, kind: "subscription", body: `{"description":"x"}`, status: 200},
 }

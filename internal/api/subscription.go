@@ -22,6 +22,7 @@ type Subscription struct {
 	URL            string     `json:"url" doc:"Where events are posted."`
 	Event          *string    `json:"event,omitempty" doc:"The one entry of events, when there is just one."`
 	Events         []string   `json:"events" nullable:"false" doc:"Event types, patterns such as payment.*, or * for all."`
+	Filter         Filter     `json:"filter" nullable:"true" doc:"What the payload of an event has to be like. Null: anything will do."`
 	Description    string     `json:"description"`
 	Ordering       string     `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
 	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
@@ -50,6 +51,7 @@ type NewSubscription struct {
 	URL           string   `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
 	Event         string   `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
 	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
+	Filter        Filter   `json:"filter,omitempty" doc:"What the payload of an event has to be like."`
 	Secret        string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
 	Description   string   `json:"description,omitempty" maxLength:"1000"`
 	Ordering      string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
@@ -81,6 +83,7 @@ type SubscriptionPatch struct {
 	URL           *string  `json:"url,omitempty" minLength:"1" maxLength:"2048"`
 	Event         *string  `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
 	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
+	Filter        Filter   `json:"filter,omitempty" doc:"Another filter instead of the one that there is; null, or an empty object, for none."`
 	Description   *string  `json:"description,omitempty" maxLength:"1000"`
 	Ordering      *string  `json:"ordering,omitempty" enum:"key,none"`
 	OnDead        *string  `json:"on_dead,omitempty" enum:"release,halt"`
@@ -99,6 +102,9 @@ func view(s *deliver.Subscription) Subscription {
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 	if len(s.Events) == 1 {
 		v.Event = &s.Events[0]
+	}
+	if s.Filter != nil {
+		v.Filter = Filter(s.Filter.String())
 	}
 	if rate := s.RateLimit; rate > 0 {
 		v.RateLimit = &rate

@@ -101,6 +101,10 @@ func (s *server) subscriptionRoutes(api huma.API) {
 	register(s, api, huma.Operation{OperationID: "getStatistics", Method: http.MethodGet, Path: "/subscriptions/{id}/statistics", Tags: tags,
 		Summary: "Show how a subscription does", Errors: []int{404},
 		Description: "What became of its deliveries of the last 24 hours, and what waits for it."}, token.RoleTenantRead, s.statistics)
+	register(s, api, huma.Operation{OperationID: "trySubscription", Method: http.MethodPost, Path: "/subscriptions/try", Tags: tags,
+		Summary: "Try what a subscription would get", Errors: []int{413, 415, 422},
+		Description: "Tells which of the tenant's latest events such a subscription would have got. Nothing is sent, and nothing made."},
+		token.RoleTenantRead, s.trySubscription)
 	register(s, api, huma.Operation{OperationID: "testSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/test", Tags: tags,
 		Summary: "Send a test event", Errors: []int{404, 409},
 		Description: "Posts a signed event of type relay.test, on the way that deliveries take, and tells what came of it. Nothing is recorded."},
@@ -127,6 +131,11 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	if sub.Headers, err = headers(nil, b.Headers, b.Auth); err != nil {
 		return nil, err
 	}
+	f, err := b.Filter.parse()
+	if err != nil {
+		return nil, err
+	}
+	sub.SetFilter(f)
 	sub.Format = b.Format
 	set(&sub.RateLimit, b.RateLimit)
 	if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
@@ -245,6 +254,13 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if events != nil {
 			sub.Events = events
 		}
+		if b.Filter != nil {
+			f, err := b.Filter.parse()
+			if err != nil {
+				return err
+			}
+			sub.SetFilter(f)
+		}
 		if b.RetrySchedule != nil {
 			if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
 				return err
@@ -264,7 +280,9 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if reflect.DeepEqual(before, view(sub)) && sub.Headers == held && (b.Active == nil || *b.Active == sub.Active) {
 			return nil // it would wake the relay for nothing
 		}
-		if err := w.list().Update(ctx, sub); err != nil {
+		if err := w.list().Update(ctx, sub); errors.Is(err, deliver.ErrBadFilter) {
+			return newProblem(http.StatusConflict, "Its filter cannot be read: somebody changed it in the database. Send a filter, or null, with the change.")
+		} else if err != nil {
 			return err
 		}
 		if sub.Headers != held {
@@ -334,7 +352,7 @@ func (s *server) setActive(ctx context.Context, c *caller, id string, active boo
 // locked is the problem of a subscription whose secret does not open. Why, is the operator's to know.
 func (s *server) locked(ctx context.Context, err error) *Problem {
 	s.Log.Warn("a subscription's secret does not open", "request_id", requestID(ctx), "error", err)
-	return newProblem(http.StatusConflict, "Its secret cannot be used: tell your operator.")
+	return newProblem(http.StatusConflict, "It cannot be used as it is stored: tell your operator.")
 }
 
 // testRate is how many test events a second a tenant may have sent.

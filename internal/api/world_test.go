@@ -35,6 +35,8 @@ type world struct {
 	base string
 	logs *output.Buffer
 
+	retained map[string][]string // payloads of payment.received, newest first, by tenant
+
 	mu     sync.Mutex
 	limits Limits
 	post   func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error)
@@ -86,6 +88,16 @@ func newWorld(t *testing.T) *world {
 		},
 		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (map[string]int64, error) {
 			return map[string]int64{"payment.received": 12}, nil
+		},
+		Latest: func(_ context.Context, tenant string, number int) ([]outbox.Event, error) {
+			var list []outbox.Event
+			for i, payload := range w.retained[tenant] {
+				if i < number {
+					list = append(list, outbox.Event{ID: idOf(time.Now(), byte(i)), TenantID: tenant, Type: "payment.received", AggregateType: "payment",
+						AggregateID: "inv_1", CreatedAt: time.Now().Add(-time.Duration(i) * time.Minute), Payload: []byte(payload)})
+				}
+			}
+			return list, nil
 		},
 		Oldest:     func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) },
 		ReplayRate: func() int { return 50 }})

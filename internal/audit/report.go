@@ -19,7 +19,7 @@ import (
 // namedMissing is how many missing deliveries a Report names.
 const namedMissing = 100
 
-// subscriptionMargin is how much older than a row a subscription must be, so that the
+// subscriptionMargin is how much older than a row the rules of a subscription must be, so that the
 // row is expected to have met it: both times are of the beginning of a transaction.
 const subscriptionMargin = 10 * time.Second
 
@@ -151,11 +151,11 @@ func (r *Report) add(row cdc.Row, beside string, mapper *outbox.Mapper, dir *del
 		known[s] = true
 	}
 	wanted := false
-	for _, ep := range dir.Match(event.TenantID, event.Type) {
+	for _, ep := range dir.Route(event.TenantID, event.Type, event.Payload) {
 		s := ep.Subscription()
 		have := known[s.ID.String()]
-		if !have && s.CreatedAt.Add(subscriptionMargin).After(event.CreatedAt) {
-			continue // it came later, and may not have met the row
+		if !have && s.Since().Add(subscriptionMargin).After(event.CreatedAt) {
+			continue // it came later, or wanted other events then, and may not have met the row
 		}
 		wanted = true
 		r.Deliveries++

@@ -71,12 +71,15 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
-			list, err := ReplayCounter{d.cfg(), d.catalog.Load(), d.apiPool, apiStatement}.Count(ctx, s, events, from, to)
+			list, err := d.retained().Count(ctx, s, events, from, to)
 			found := make(map[string]int64, len(list))
 			for _, c := range list {
 				found[c.Event] = c.Rows
 			}
 			return found, err
+		},
+		Latest: func(ctx context.Context, tenant string, number int) ([]outbox.Event, error) {
+			return d.retained().Latest(ctx, tenant, number)
 		},
 		// Partitions are dropped when all of them is old, and at the next maintenance.
 		Oldest: func() time.Time {
@@ -90,6 +93,11 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 	}
 	return ops.NewServer(ops.Options{Listen: c.HTTP.Listen, OpsListen: c.HTTP.OpsListen, TLS: secured, API: tenants,
 		Guard: tenants.ForOperators, Gatherer: d.registry, Log: d.log, Ready: d.ready, Status: func() any { return d.Status() }})
+}
+
+// retained reads the outbox for the API, under its bounds.
+func (d *Daemon) retained() Retained {
+	return Retained{d.cfg(), d.catalog.Load(), d.apiPool, apiStatement}
 }
 
 // tokens returns what tells whose a token is.

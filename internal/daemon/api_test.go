@@ -150,7 +150,7 @@ func TestAuditTable_KeepsTheBoundOfTheAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	counter := ReplayCounter{cfg, catalog, pool, time.Millisecond}
+	counter := Retained{cfg, catalog, pool, time.Millisecond}
 	var e *pgconn.PgError
 	if _, err := counter.Count(t.Context(), sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); !errors.As(err, &e) || e.Code != "57014" {
 		t.Errorf("a count that takes too long: %v; want it to be ended", err)

@@ -212,7 +212,7 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, known []string, at pla
 	if event == nil {
 		return err
 	}
-	eps := in.dir.Match(event.TenantID, event.Type)
+	eps := in.dir.Route(event.TenantID, event.Type, event.Payload)
 	if faultpoint.Planted(faultpoint.OtherTenant) && everyNth(50) {
 		eps = in.dir.All()
 	}
@@ -237,7 +237,7 @@ func (in *intake) admitLate(ctx context.Context, row cdc.Row, at place) (wanted 
 	if event == nil {
 		return false, err
 	}
-	eps := in.settled.Unsettled(event.ID, in.dir.Match(event.TenantID, event.Type))
+	eps := in.settled.Unsettled(event.ID, in.dir.Route(event.TenantID, event.Type, event.Payload))
 	in.metrics.Event(len(eps) > 0)
 	return len(eps) > 0, in.dispatcher.Park(ctx, flight(event, at, nil), eps)
 }

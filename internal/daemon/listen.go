@@ -182,7 +182,7 @@ func (l *leader) retryQuarantine(ctx context.Context, conn *pgx.Conn, r request)
 		var event outbox.Event
 		event, err = mapper.Map(row)
 		if err == nil {
-			l.dispatcher.Release(flight(&event, at, nil), l.dir.Match(event.TenantID, event.Type), r.id, quarantineID)
+			l.dispatcher.Release(flight(&event, at, nil), l.dir.Route(event.TenantID, event.Type, event.Payload), r.id, quarantineID)
 			return nil
 		}
 		if errors.Is(err, outbox.ErrSuppressed) {

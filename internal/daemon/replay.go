@@ -12,6 +12,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/filter"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -238,14 +239,18 @@ func (r *replayer) chunk(ctx context.Context, run *replayRun, ep *deliver.Endpoi
 		}
 		rows, run.reread = found, false
 	}
-	skipped := int64(0)
+	skipped, sent := int64(0), deliver.ReplayCursor{}
 	for _, k := range run.page[:n] {
 		run.Cursor = k.cursor
 		if !k.wanted {
 			continue
 		}
 		run.allowed--
-		f := r.flight(run, k, rows)
+		f, filtered := r.flight(run, k, rows, ep.Subscription().Filter)
+		if filtered {
+			run.allowed++
+			continue
+		}
 		if f == nil {
 			skipped++
 			continue
@@ -254,9 +259,9 @@ func (r *replayer) chunk(ctx context.Context, run *replayRun, ep *deliver.Endpoi
 		if err := r.l.dispatcher.Replay(ctx, f, ep, deliver.ReplayStep{Replay: run.ID, Cursor: k.cursor, Skipped: skipped}); err != nil {
 			return err
 		}
-		skipped = 0
+		skipped, sent = 0, k.cursor
 	}
-	if n > 0 && (skipped > 0 || !run.page[n-1].wanted) {
+	if n > 0 && (skipped > 0 || run.Cursor != sent) {
 		r.l.dispatcher.ReplayRead(deliver.ReplayStep{Replay: run.ID, Cursor: run.Cursor, Skipped: skipped})
 	}
 	if run.page = run.page[n:]; len(run.page) == 0 {
@@ -280,22 +285,26 @@ func (r *replayer) connect(ctx context.Context) error {
 }
 
 // flight makes the delivery of a row; nil when it is no event, says nothing, or
-// is gone. What is no event is in quarantine since it came through the stream.
-func (r *replayer) flight(run *replayRun, k replayKey, rows map[string]cdc.Row) *deliver.Flight {
+// is gone, and when it is filtered: not wanted for what is in it. What is no event
+// is in quarantine since it came through the stream.
+func (r *replayer) flight(run *replayRun, k replayKey, rows map[string]cdc.Row, wanted *filter.Filter) (f *deliver.Flight, filtered bool) {
 	row, ok := rows[k.cursor.ID]
 	if !ok {
 		r.l.log.Warn("row of a replay is gone", "id", run.ID, "event_id", k.cursor.ID)
-		return nil
+		return nil, false
 	}
 	event, err := r.mapper.Map(row)
 	if err != nil {
-		return nil
+		return nil, false
+	}
+	if !wanted.Match(filter.NewPayload(event.Payload)) {
+		return nil, true
 	}
 	// It is a delivery of today, whatever the age of its event: that is the
 	// partition that its record belongs into, and where one looks for it.
-	f := flight(&event, place{commit: deliver.ReplayPosition(run.ID, run.number), at: time.Now()}, nil)
+	f = flight(&event, place{commit: deliver.ReplayPosition(run.ID, run.number), at: time.Now()}, nil)
 	f.Replay = run.ID
-	return f
+	return f, false
 }
 
 // neededByReplay returns the replay that still has to read rows from before upper.

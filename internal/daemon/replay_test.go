@@ -60,7 +60,7 @@ func (r *rig) found(sub string, now time.Time, events ...string) int64 {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	counts, err := daemon.ReplayCounter{Settings: cfg, Catalog: catalog, DB: db}.Count(context.Background(), s, events, now.Add(-2000*time.Hour), now)
+	counts, err := daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}.Count(context.Background(), s, events, now.Add(-2000*time.Hour), now)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -188,53 +187,4 @@ func (t *replayTable) read(ctx context.Context, db replayQuerier, found map[stri
 		return fmt.Errorf("read rows: %w", err)
 	}
 	return nil
-}
-
-// ReplayCount is how many rows of one type a replay would send.
-type ReplayCount struct {
-	Event string `json:"event"`
-	Rows  int64  `json:"rows"`
-}
-
-// ReplayCounter tells what a replay would send.
-type ReplayCounter struct {
-	Settings *Settings
-	Catalog  *outbox.Catalog
-	DB       audit.Beginner
-	Within   time.Duration // a count that takes longer is given up; 0: it takes as long as it takes
-}
-
-// Count counts what a replay would send, by event type. Rows that are no valid events
-// are among them.
-func (r ReplayCounter) Count(ctx context.Context, sub *deliver.Subscription, events []string, from, to time.Time) ([]ReplayCount, error) {
-	t := newReplayTable(r.Settings, r.Catalog)
-	t.outbox.StatementTimeout = r.Within
-	tx, err := t.outbox.BeginReading(ctx, r.DB)
-	if err != nil {
-		return nil, fmt.Errorf("count rows: %w", err)
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT %[1]s, %[2]s, count(*) FROM %[3]s WHERE %[4]s GROUP BY 1, 2",
-		pgx.Identifier{t.columns.AggregateType}.Sanitize(), pgx.Identifier{t.columns.EventType}.Sanitize(), t.table, t.span()),
-		from, to, sub.TenantID)
-	if err != nil {
-		return nil, fmt.Errorf("count rows: %w", err)
-	}
-	counts := make(map[string]int64)
-	var aggregate, typ string
-	var n int64
-	if _, err := pgx.ForEachRow(rows, []any{&aggregate, &typ, &n}, func() error {
-		if name := t.types.of(aggregate, typ); name != "" && sub.MatchesReplay(events, name) {
-			counts[name] += n
-		}
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("count rows: %w", err)
-	}
-	out := make([]ReplayCount, 0, len(counts))
-	for name, n := range counts {
-		out = append(out, ReplayCount{Event: name, Rows: n})
-	}
-	slices.SortFunc(out, func(a, b ReplayCount) int { return strings.Compare(a.Event, b.Event) })
-	return out, nil
 }

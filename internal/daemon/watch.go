@@ -50,7 +50,7 @@ func newGauges(d *Daemon) *gauges {
 	fromLoad("relay_endpoints_failing", "Endpoints that have taken nothing since they first failed.", func(l *leader) float64 { return float64(l.dispatcher.Failing()) })
 	fromLoad("relay_outstanding_transactions", "Transactions that are not wholly recorded.", func(l *leader) float64 { return float64(l.watermark.Outstanding()) })
 	fromLoad("relay_subscriptions", "Subscriptions of all tenants.", func(l *leader) float64 { return float64(l.dir.Len()) })
-	fromLoad("relay_subscriptions_locked", "Subscriptions for which nothing is sent, because their secret cannot be opened.", func(l *leader) float64 { return float64(l.dir.Locked()) })
+	fromLoad("relay_subscriptions_locked", "Subscriptions for which nothing is sent, because their secret or filter cannot be read.", func(l *leader) float64 { return float64(l.dir.Locked()) })
 	fromLoad("relay_epoch", "Epoch of this leader.", func(l *leader) float64 { return float64(l.state.Epoch) })
 	return g
 }

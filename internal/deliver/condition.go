@@ -120,11 +120,11 @@ func (p *Dispatcher) tellLocked(eps ...*Endpoint) {
 				first[why] = ep
 			}
 		case was != nil && sub.Locked == nil:
-			p.log.Info("secret opens again; what waited goes on", "subscription", ep.id, "tenant", sub.TenantID)
+			p.log.Info("secret and filter can be read again; what waited goes on", "subscription", ep.id, "tenant", sub.TenantID)
 		}
 	}
 	for why, ep := range first {
-		p.log.Error("nothing is sent for a subscription whose secret cannot be opened; its events are kept and wait", "subscription", ep.id,
+		p.log.Error("nothing is sent for a subscription whose secret or filter cannot be read; its events are kept and wait", "subscription", ep.id,
 			"tenant", ep.Subscription().TenantID, "subscriptions", count[why], "reason", why)
 	}
 }

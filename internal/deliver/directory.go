@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outbox-relay/relay/internal/filter"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -41,18 +42,18 @@ func NewDirectory(check CheckURL, keys *secret.Keyring) *Directory {
 }
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
-previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, format, active, disabled_reason, created_at, updated_at`
+previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, format, filter, rules_since, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
 // failing, of what relay.failing says of it. Its secrets are not opened yet.
 func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
 	var current string
-	var next, previous, headers *string
+	var next, previous, headers, wanted *string
 	var rate *float64
 	var waits []int64
-	to := append(make([]any, 0, 20), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	to := append(make([]any, 0, 22), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
+		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)
 	}
@@ -64,6 +65,9 @@ func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 		s.RetrySchedule = append(s.RetrySchedule, time.Duration(ms)*time.Millisecond)
 	}
 	s.stored = newStored(current, next, previous, headers)
+	if wanted != nil {
+		s.Filter, s.badFilter = filter.Parse([]byte(*wanted))
+	}
 	return &s, err
 }
 
@@ -233,6 +237,17 @@ func (d *Directory) Match(tenant, eventType string) []*Endpoint {
 	return found
 }
 
+// Route returns the endpoints that an event goes to: those of Match whose filter lets its payload through. The slice may be
+// shared and must not be changed.
+func (d *Directory) Route(tenant, eventType string, payload []byte) []*Endpoint {
+	matched := d.Match(tenant, eventType)
+	if !slices.ContainsFunc(matched, func(ep *Endpoint) bool { return ep.Subscription().Filter != nil }) {
+		return matched
+	}
+	p := filter.NewPayload(payload)
+	return slices.DeleteFunc(slices.Clone(matched), func(ep *Endpoint) bool { return !ep.Subscription().Filter.Match(p) })
+}
+
 // Get returns the endpoint of a subscription, nil when there is none.
 func (d *Directory) Get(id uuid.UUID) *Endpoint {
 	d.mu.RLock()
@@ -295,7 +310,7 @@ func (d *Directory) Rekey(keys *secret.Keyring) ([]*Endpoint, error) {
 	return changed, nil
 }
 
-// Locked is the number of subscriptions whose secret cannot be opened.
+// Locked is the number of subscriptions whose secret or filter cannot be read.
 func (d *Directory) Locked() int {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

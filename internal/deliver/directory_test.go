@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/filter"
 )
 
 var matches = []struct {
@@ -179,5 +180,43 @@ func TestDirectory_MakesNoAttemptAtAURLThatOtherHandsWrote(t *testing.T) {
 		if fault := ep.spec.Load().fault; (fault == "") != want {
 			t.Errorf("%q: fault %q", url, fault)
 		}
+	}
+}
+
+func TestDirectory_RoutesByFilter(t *testing.T) {
+	t.Parallel()
+	d := NewDirectory(url.Parse, nil)
+	put := func(name, text string) {
+		s := testSubscription("acme", "*")
+		s.Description = name
+		if text != "" {
+			f, err := filter.Parse([]byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.SetFilter(f)
+		}
+		d.put(s)
+	}
+	put("all", "")
+	put("euro", `{"currency":"EUR"}`)
+	put("large", `{"amount":{"$gte":100}}`)
+	for payload, want := range map[string]string{
+		`{"currency":"EUR","amount":"250.00"}`: "all euro large",
+		`{"currency":"EUR","amount":"25.00"}`:  "all euro",
+		`{"currency":"USD","amount":"25.00"}`:  "all",
+		``:                                     "all",
+	} {
+		var got []string
+		for _, ep := range d.Route("acme", "payment.received", []byte(payload)) {
+			got = append(got, ep.Subscription().Description)
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s goes to %v, want %s", payload, got, want)
+		}
+	}
+	if n := len(d.Match("acme", "payment.received")); n != 3 {
+		t.Errorf("a filter changed what Match has: %d", n)
 	}
 }

@@ -77,6 +77,9 @@ func (s *Subscription) open(keys *secret.Keyring) {
 	s.NextSecret = read(s.stored.next, slotNext)
 	s.PreviousSecret = read(s.stored.previous, slotPrevious)
 	s.Headers = read(s.stored.headers, slotHeaders)
+	if s.Locked == nil && s.badFilter != nil {
+		s.Locked = fmt.Errorf("its filter, which other hands wrote: %w", s.badFilter)
+	}
 }
 
 // SecretKey tells which key the subscription's current secret is sealed with in the

@@ -16,6 +16,9 @@ import (
 // ErrNotFound is returned for an id that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// ErrBadFilter is returned for a subscription with a filter that cannot be read, which is not to be lost by another change.
+var ErrBadFilter = errors.New("its filter cannot be read: give it another, or none")
+
 var (
 	sqlSubscriptions      = query("subscriptions")
 	sqlSubscription       = query("subscription")
@@ -63,7 +66,7 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 		return fmt.Errorf("add subscription: %w", err)
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
-		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.Active, sub.DisabledReason)
+		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -114,11 +117,15 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 	return sub, nil
 }
 
-// Update stores what may be changed of a subscription: URL, events, description, order, what becomes of dead letters, rate
-// and retries.
+// Update stores what may be changed of a subscription: URL, events, filter, description, order, what becomes of dead
+// letters, rate and retries. It fails with ErrBadFilter while the subscription has a filter that cannot be read: without one it
+// would get everything.
 func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
+	if sub.badFilter != nil {
+		return fmt.Errorf("change subscription %s: %w", sub.ID, ErrBadFilter)
+	}
 	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead, sub.rate(), sub.waits(),
-		cmp.Or(sub.Format, FormatWebhook))
+		cmp.Or(sub.Format, FormatWebhook), sub.filter())
 }
 
 // rate is the column's value.
@@ -127,6 +134,15 @@ func (s *Subscription) rate() *float64 {
 		return nil
 	}
 	return &s.RateLimit
+}
+
+// filter is the column's value.
+func (s *Subscription) filter() *string {
+	if s.Filter == nil {
+		return nil
+	}
+	text := s.Filter.String()
+	return &text
 }
 
 // waits is the column's value.

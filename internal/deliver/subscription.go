@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/outbox-relay/relay/internal/filter"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/secret"
 )
@@ -40,23 +41,28 @@ type Subscription struct {
 	// RateLimit is how many attempts a second it gets at most, 0.01 to 1000; 0: as many as it takes.
 	RateLimit float64 `json:"rate_limit,omitempty"`
 	// RetrySchedule is the wait before each attempt, as many attempts as items; none: that of the configuration.
-	RetrySchedule  []time.Duration `json:"-"`
-	Active         bool            `json:"active"`
-	DisabledReason *string         `json:"disabled_reason"`
-	CreatedAt      time.Time       `json:"created_at"`
-	UpdatedAt      time.Time       `json:"updated_at"`
+	RetrySchedule []time.Duration `json:"-"`
+	// Filter is what the payload of an event has to be like; nil: anything will do. RulesSince is when it, or Events, last
+	// changed; nil: not since the subscription was made.
+	Filter         *filter.Filter `json:"filter,omitempty"`
+	RulesSince     *time.Time     `json:"-"`
+	Active         bool           `json:"active"`
+	DisabledReason *string        `json:"disabled_reason"`
+	CreatedAt      time.Time      `json:"created_at"`
+	UpdatedAt      time.Time      `json:"updated_at"`
 
 	// NextSecret signs beside Secret since it was staged, and PreviousSecret until it
 	// expires; nil times: there is none. Locked is why one of the secrets cannot be
-	// opened, in which case what there is for the subscription waits.
+	// opened, or the filter not be read, in which case what there is for the subscription waits.
 	NextSecret        secret.Secret `json:"-"`
 	NextStagedAt      *time.Time    `json:"next_secret_staged_at"`
 	PreviousSecret    secret.Secret `json:"-"`
 	PreviousExpiresAt *time.Time    `json:"previous_secret_expires_at"`
 	// Headers are what its webhooks have besides ours (see NewHeaders); their values often are secrets.
-	Headers secret.Secret `json:"-"`
-	Locked  error         `json:"-"`
-	stored  storedSecrets
+	Headers   secret.Secret `json:"-"`
+	Locked    error         `json:"-"`
+	stored    storedSecrets
+	badFilter error // what is wrong with the stored filter: all events match then
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The
@@ -68,6 +74,17 @@ type Subscription struct {
 // halts tells whether a delivery that is given up keeps its lane from going on.
 // Without order there is nothing behind it that it could hold.
 func (s *Subscription) halts() bool { return s.OnDead == OnDeadHalt && s.Ordering == OrderingKey }
+
+// SetFilter replaces the filter; nil takes it away.
+func (s *Subscription) SetFilter(f *filter.Filter) { s.Filter, s.badFilter = f, nil }
+
+// Since is since when the subscription wants the events that it wants now.
+func (s *Subscription) Since() time.Time {
+	if s.RulesSince != nil {
+		return *s.RulesSince
+	}
+	return s.CreatedAt
+}
 
 // MaxWaits is how many waits a retry schedule may have.
 const MaxWaits = 100
