@@ -172,6 +172,11 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 		[2]string{last, row[7]}, [2]string{"last error", row[8]}); err != nil {
 		return err
 	}
+	if d.Sequence != nil {
+		if err := text(w, [2]string{"sequence", strconv.FormatInt(*d.Sequence, 10)}); err != nil {
+			return err
+		}
+	}
 	if d.Replay != nil {
 		if err := text(w, [2]string{"replay", strconv.FormatInt(*d.Replay, 10)}); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,6 +69,10 @@ type Options struct {
 	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
 	// Latest returns the events of a tenant that were written last, newest first, up to a number.
 	Latest func(ctx context.Context, tenant string, number int) ([]outbox.Event, error)
+	// Bodies returns the bodies of deliveries, by their ids, as far as the outbox retains what they were made of.
+	Bodies func(ctx context.Context, of []deliver.Record) (map[uuid.UUID][]byte, error)
+	// Complete tells whether every delivery is on record when it has ended.
+	Complete func() bool
 	// Oldest is the time before which nothing is retained.
 	Oldest func() time.Time
 	// ReplayRate is how many rows a second a replay begins.
@@ -162,6 +167,7 @@ func (s *server) build() *built {
 	s.subscriptionRoutes(api)
 	s.rotationRoutes(api)
 	s.deliveryRoutes(api)
+	s.pullRoutes(api)
 	s.replayRoutes(api)
 	s.catalogRoutes(api)
 	s.changeRoutes(api)

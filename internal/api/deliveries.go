@@ -36,6 +36,7 @@ type Delivery struct {
 	WaitsForEarlier bool       `json:"waits_for_earlier" doc:"An earlier event of the same key is ahead of it."`
 	Halts           bool       `json:"halts" doc:"It is dead, and later events of its key wait behind it."`
 	Replayed        bool       `json:"replayed" doc:"It was sent again by a replay."`
+	Sequence        *int64     `json:"sequence" doc:"Its number among the deliveries of its subscription, which the webhook has in Relay-Sequence. Null: it has none, as those of replays."`
 }
 
 // DeliveryDetail is a delivery with all that is known of it.
@@ -51,7 +52,7 @@ type DeliveryRequest struct {
 	Method  string            `json:"method"`
 	URL     *string           `json:"url" doc:"Where it goes now. Null: its subscription is gone."`
 	Headers map[string]string `json:"headers" doc:"Headers of the last attempt, without its timestamp and signatures."`
-	Body    json.RawMessage   `json:"body" doc:"Null: nothing waits that needs it, and it is not kept for longer."`
+	Body    json.RawMessage   `json:"body" doc:"Null: nothing waits that needs it, and the outbox does not retain the event any more."`
 }
 
 // Attempt is one attempt to deliver.
@@ -116,7 +117,7 @@ func delivery(r *deliver.Record) Delivery {
 		AggregateType: r.AggregateType, AggregateID: r.AggregateID, Status: string(r.Status), Attempts: r.Attempts,
 		LastError: r.LastError, LastStatusCode: r.LastStatusCode, CreatedAt: r.CreatedAt.UTC(), EndedAt: utc(r.EndedAt),
 		DeliveredAt: utc(r.DeliveredAt), NextAttemptAt: utc(r.NextAttemptAt), WaitsForEarlier: r.Waits, Halts: r.Halts,
-		Replayed: r.Replay != nil}
+		Replayed: r.Replay != nil, Sequence: r.Sequence}
 }
 
 func (s *server) listDeliveries(ctx context.Context, c *caller, in *deliveriesInput) (*deliveriesOutput, error) {
@@ -171,6 +172,9 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 	out := &deliveryOutput{Body: DeliveryDetail{Delivery: delivery(r), Request: DeliveryRequest{Method: http.MethodPost,
 		Headers: map[string]string{"Content-Type": "application/json", "webhook-id": r.EventID.String(), "X-Event-Type": r.Event,
 			"Relay-Attempt": strconv.Itoa(max(1, r.Attempts))}}}}
+	if r.Sequence != nil {
+		out.Body.Request.Headers["Relay-Sequence"] = strconv.FormatInt(*r.Sequence, 10)
+	}
 	if out.Body.History, err = history(r); err != nil {
 		return nil, err
 	}
@@ -183,17 +187,11 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 	case !errors.As(err, &gone):
 		return nil, err
 	}
-	body, err := db.records().Body(ctx, r.ID)
-	if err != nil && !errors.Is(err, deliver.ErrNotFound) {
+	bodies, err := s.bodies(ctx, db, sub, []deliver.Record{*r})
+	if err != nil {
 		return nil, err
 	}
-	if sub != nil && body != nil {
-		body, err = sub.BodyFor(&deliver.Flight{EventID: r.EventID, TenantID: r.TenantID, Type: r.Event, AggregateType: r.AggregateType,
-			AggregateID: r.AggregateID, Body: body})
-	}
-	if err == nil && json.Valid(body) {
-		out.Body.Request.Body = body
-	}
+	out.Body.Request.Body = bodies[r.ID]
 	return out, nil
 }
 

@@ -62,6 +62,7 @@ var samples = map[string]sample{
 	"listChanges":         {status: 200},
 	"listDeliveries":      {status: 200},
 	"listEventTypes":      {status: 200},
+	"listEventsAfter":     {kind: "subscription", status: 200},
 	"listReplays":         {status: 200},
 	"listSubscriptions":   {status: 200},
 	"rotateSecret":        {writes: true, kind: "subscription", body: `{"action":"stage","secret":"a secret of our own, long enough"}`, status: 200},

@@ -35,7 +35,9 @@ type world struct {
 	base string
 	logs *output.Buffer
 
-	retained map[string][]string // payloads of payment.received, newest first, by tenant
+	outbox     map[uuid.UUID][]byte // bodies of events that are retained
+	incomplete bool                 // not every delivery is on record
+	retained   map[string][]string  // payloads of payment.received, newest first, by tenant
 
 	mu     sync.Mutex
 	limits Limits
@@ -99,6 +101,16 @@ func newWorld(t *testing.T) *world {
 			}
 			return list, nil
 		},
+		Bodies: func(_ context.Context, of []deliver.Record) (map[uuid.UUID][]byte, error) {
+			out := make(map[uuid.UUID][]byte)
+			for i := range of {
+				if body, ok := w.outbox[of[i].EventID]; ok {
+					out[of[i].ID] = body
+				}
+			}
+			return out, nil
+		},
+		Complete:   func() bool { return !w.incomplete },
 		Oldest:     func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) },
 		ReplayRate: func() int { return 50 }})
 	server := httptest.NewServer(w.api)

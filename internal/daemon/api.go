@@ -81,10 +81,14 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		Latest: func(ctx context.Context, tenant string, number int) ([]outbox.Event, error) {
 			return d.retained().Latest(ctx, tenant, number)
 		},
+		Bodies: func(ctx context.Context, of []deliver.Record) (map[uuid.UUID][]byte, error) {
+			return d.retained().Bodies(ctx, of)
+		},
 		// Partitions are dropped when all of them is old, and at the next maintenance.
 		Oldest: func() time.Time {
 			return time.Now().Add(-d.cfg().Outbox.Retention - 2*d.cfg().Outbox.PartitionInterval)
 		},
+		Complete:   func() bool { return deliver.LogPolicy(d.cfg().Deliver.Log) == deliver.LogAll },
 		ReplayRate: func() int { return d.cfg().Replay.Rate },
 	})
 	secured, err := serverTLS(c.HTTP.TLSCert, c.HTTP.TLSKey)

@@ -293,7 +293,7 @@ func flight(e *outbox.Event, at place, ticket deliver.Ticket) *deliver.Flight {
 		at.at = e.CreatedAt
 	}
 	return &deliver.Flight{EventID: e.ID, TenantID: e.TenantID, Type: e.Type, AggregateType: e.AggregateType,
-		AggregateID: e.AggregateID, Key: e.Key(), CommitLSN: at.commit, Index: at.index + at.behind, CommitTime: at.at,
+		AggregateID: e.AggregateID, Key: e.Key(), CommitLSN: at.commit, Index: at.index + at.behind, CommitTime: at.at, XID: e.XID,
 		Body: e.Body(), Ticket: ticket}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/audit"
@@ -93,4 +94,49 @@ func (r Retained) Latest(ctx context.Context, tenant string, number int) ([]outb
 	})
 	slices.SortStableFunc(list, func(a, b outbox.Event) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	return list, err
+}
+
+// Bodies returns what receivers got of some deliveries, by the id of the delivery, as far as the outbox still has the rows.
+// It is what they got unless the catalog was changed since, which decides about types, not about data.
+func (r Retained) Bodies(ctx context.Context, of []deliver.Record) (map[uuid.UUID][]byte, error) {
+	mapper, err := outbox.NewMapper(mappingOptions(r.Settings), r.Catalog)
+	if err != nil {
+		return nil, err
+	}
+	var places []outbox.Place
+	for i := range of {
+		if of[i].XID != nil {
+			places = append(places, outbox.Place{ID: of[i].EventID.String(), XID: uint64(*of[i].XID)}) //nolint:gosec // as PostgreSQL casts it
+		}
+	}
+	if len(places) == 0 {
+		return nil, nil
+	}
+	table := AuditTable(r.Settings)
+	table.StatementTimeout = r.Within
+	tx, err := table.BeginNarrow(ctx, r.DB)
+	if err != nil {
+		return nil, fmt.Errorf("read bodies: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	events := make(map[uuid.UUID]outbox.Event, len(places))
+	if err := outbox.ReadPlaces(ctx, tx, r.Settings.Outbox.Table, mappingOptions(r.Settings).Columns, places, func(row cdc.Row) {
+		if e, err := mapper.Map(row); err == nil {
+			events[e.ID] = e
+		}
+	}); err != nil {
+		return nil, err
+	}
+	out := make(map[uuid.UUID][]byte, len(events))
+	for i := range of {
+		e, ok := events[of[i].EventID]
+		if !ok || e.TenantID != of[i].TenantID {
+			continue
+		}
+		if e.CreatedAt.IsZero() {
+			e.CreatedAt = of[i].CreatedAt
+		}
+		out[of[i].ID] = e.Body()
+	}
+	return out, nil
 }

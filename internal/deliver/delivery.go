@@ -24,6 +24,7 @@ type Flight struct {
 	CommitLSN     uint64 // begin of the commit record of its transaction
 	Index         int    // number of its row within the transaction
 	CommitTime    time.Time
+	XID           uint64 // transaction that wrote its row into the outbox; 0: not known
 	Body          []byte // what receivers get, byte by byte
 	Ticket        Ticket // nil for an event that comes from the table
 	Replay        int64  // the replay that it belongs to; 0: it came through the stream
@@ -39,6 +40,7 @@ type Delivery struct {
 	lane    *lane
 	laneKey uint64
 	arrived time.Time
+	number  int64 // of its subscription's; 0: it has none
 
 	attempts   int
 	history    []byte // JSON array of attempts, nil while none has failed

@@ -18,6 +18,8 @@ type Endpoint struct {
 	id    uuid.UUID
 	spec  atomic.Pointer[endpointSpec]
 	lanes laneSet // guarded by Dispatcher.mu
+	// numbers belongs to the Recorder once something was admitted.
+	numbers numbers
 }
 
 // endpointSpec is what a change of the subscription replaces in one step.
@@ -119,6 +121,8 @@ type laneSet struct {
 	halts    bool      // a delivery that is given up halts its lane
 	removed  bool
 	replay   replaySet
+	given    int64  // the last number that was given out
+	taken    []span // numbers above given that an earlier leader gave out, and that are on record
 }
 
 // unwritten is what the Recorder still has to write for a lane. Its rows are

@@ -75,6 +75,9 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 		ep.lanes.pace.limit(sub.RateLimit)
 	}
 	p.tellLocked(dir.All()...)
+	if err := p.restoreNumbers(ctx, db, dir); err != nil {
+		return err
+	}
 	if err := p.restoreHealth(ctx, db, dir); err != nil {
 		return err
 	}
@@ -436,7 +439,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		f := d.flight
 		if err := rows.Scan(&sub, &lane, &lsn, &f.Index, &f.EventID, &d.id, &d.attempts, &d.lastError,
 			&d.lastStatus, &history, &f.CommitTime, &f.TenantID, &f.Type, &f.AggregateType, &f.AggregateID,
-			&f.Body, &f.Replay); err != nil {
+			&f.Body, &f.Replay, &d.number, &f.XID); err != nil {
 			return err
 		}
 		commit, err := pglogrepl.ParseLSN(lsn)

@@ -74,6 +74,14 @@ func (o *op) touchesTable() bool {
 	return o.deletes
 }
 
+// numbered is the number that is on record with the op for the first time, 0 for none.
+func (o *op) numbered() int64 {
+	if o.d == nil || o.kind != opPark && !o.settles {
+		return 0
+	}
+	return o.d.number
+}
+
 // weight is how many bytes an op holds until it is written.
 func (o *op) weight() int {
 	n := len(o.history)

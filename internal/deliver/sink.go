@@ -20,7 +20,8 @@ type Request struct {
 	Body      []byte
 	// ContentType of Body; "" is application/json.
 	ContentType string
-	Attempt     int // 1 for the first
+	Attempt     int   // 1 for the first
+	Sequence    int64 // number of the delivery among those of its subscription; 0: it has none
 }
 
 // Outcome is how an attempt ended.

@@ -41,6 +41,12 @@ type Record struct {
 	History json.RawMessage `json:"history"`
 	// Replay is the replay that it belongs to, nil when it came through the stream.
 	Replay *int64 `json:"replay_id"`
+	// Sequence is its number among the deliveries of its subscription; nil: it has none, as those of replays.
+	Sequence *int64 `json:"sequence"`
+	// XID is the transaction that wrote its row into the outbox; nil: not known.
+	XID *int64 `json:"-"`
+
+	commitLSN string // with its event's id, the key of its body
 }
 
 // Filter narrows a list of deliveries; zero fields match everything.
@@ -272,7 +278,7 @@ func scanRecord(row pgx.CollectableRow) (Record, error) {
 	var d Record
 	err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
 		&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay)
+		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay, &d.Sequence, &d.XID, &d.commitLSN)
 	if d.Status == StatusDelivered {
 		d.DeliveredAt = d.EndedAt
 	}

@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
 var (
-	sqlBodyOf          = query("body_of")
+	sqlBodiesOf        = query("bodies_of")
 	sqlSubscriptionsOf = query("subscriptions_of")
+	sqlAfter           = query("after")
+	sqlWatermark       = query("watermark")
 )
 
 // TenantRecords reads the deliveries of one tenant. What belongs to another is to it as if it did not exist.
@@ -58,18 +61,66 @@ func (t TenantRecords) Get(ctx context.Context, id uuid.UUID) (*Record, error) {
 	return &list[0], nil
 }
 
-// Body returns what is sent, or ErrNotFound when nothing waits any more that needs it.
-func (t TenantRecords) Body(ctx context.Context, id uuid.UUID) ([]byte, error) {
-	from, to := interval{from: id, to: nextID(id)}.times()
-	var body []byte
-	err := reading(ctx, t.all.DB, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, sqlBodyOf, t.tenant, id, from, to).Scan(&body)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("body of delivery %s: %w", id, ErrNotFound)
+// Bodies returns what is sent of some deliveries, by their ids, as far as something waits that needs it.
+func (t TenantRecords) Bodies(ctx context.Context, of []Record) (map[uuid.UUID][]byte, error) {
+	if t.tenant == "" {
+		return nil, errNoTenant
 	}
+	type key struct {
+		lsn   string
+		event uuid.UUID
+	}
+	var lsns []string
+	var events []uuid.UUID
+	for i := range of {
+		lsns, events = append(lsns, of[i].commitLSN), append(events, of[i].EventID)
+	}
+	rows, err := t.all.DB.Query(ctx, sqlBodiesOf, t.tenant, lsns, events)
 	if err != nil {
-		return nil, fmt.Errorf("read body of delivery %s: %w", id, err)
+		return nil, fmt.Errorf("read bodies: %w", err)
 	}
-	return body, nil
+	found := make(map[key][]byte)
+	var k key
+	var body []byte
+	if _, err := pgx.ForEachRow(rows, []any{&k.lsn, &k.event, &body}, func() error {
+		found[k] = slices.Clone(body)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read bodies: %w", err)
+	}
+	out := make(map[uuid.UUID][]byte, len(found))
+	for i := range of {
+		if body, ok := found[key{of[i].commitLSN, of[i].EventID}]; ok {
+			out[of[i].ID] = body
+		}
+	}
+	return out, nil
+}
+
+// After returns the deliveries of one of the tenant's subscriptions that have numbers above one, by number, without their
+// histories, and the number up to which all are on record: none up to it will come that is not among them, or is not on
+// record any more.
+func (t TenantRecords) After(ctx context.Context, sub uuid.UUID, number int64, limit int) (list []Record, watermark int64, err error) {
+	if t.tenant == "" {
+		return nil, 0, errNoTenant
+	}
+	err = reading(ctx, t.all.DB, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, sqlWatermark, sub).Scan(&watermark)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // nothing was ever sent to it
+		}
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sqlAfter, t.tenant, sub, number, watermark, limit)
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, scanRecord)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read deliveries by number: %w", err)
+	}
+	return list, watermark, nil
 }

@@ -271,7 +271,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	out := sink.Attempt(p.attemptCtx, &Request{
 		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
 		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
-		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1,
+		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1, Sequence: d.number,
 	})
 	if !out.Aborted {
 		p.metrics.attempt(d.flight, out)

@@ -1,6 +1,8 @@
 package deliver
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -80,6 +82,7 @@ func (w *writer) queue(ops []op) {
 		}
 	}
 	w.bodies(park, ended)
+	w.numbers(ops)
 	late := park[:0:0]
 	first := park[:0]
 	for _, o := range park {
@@ -99,6 +102,27 @@ func (w *writer) queue(ops []op) {
 	w.cancel(cancelled)
 	w.replays(ops)
 	w.promote(promoted)
+}
+
+// numbers puts the numbers of new deliveries on record.
+func (w *writer) numbers(ops []op) {
+	touched := make(map[*Endpoint]struct{})
+	for i := range ops {
+		if n := ops[i].numbered(); n != 0 {
+			ops[i].ep.numbers.add(n)
+			touched[ops[i].ep] = struct{}{}
+		}
+	}
+	if len(touched) == 0 {
+		return
+	}
+	var ids [][16]byte
+	var whole []int64
+	var ahead []string
+	for _, ep := range slices.SortedFunc(maps.Keys(touched), func(a, b *Endpoint) int { return compareIDs(a.id, b.id) }) {
+		ids, whole, ahead = append(ids, ep.id), append(whole, ep.numbers.whole), append(ahead, ep.numbers.multirange())
+	}
+	w.batch.Queue(sqlSequences, ids, whole, ahead)
 }
 
 // bodies keeps the bodies of what waits, once an event, and those of dead
@@ -154,6 +178,7 @@ type parkColumns struct {
 	errs, hist      []string
 	created, parked []time.Time
 	replay          []int64
+	number, xid     []int64
 }
 
 func newParkColumns(ops []*op) *parkColumns {
@@ -169,6 +194,7 @@ func newParkColumns(ops []*op) *parkColumns {
 			k.parked = append(k.parked, o.at)
 		}
 		k.replay = append(k.replay, o.d.flight.Replay)
+		k.number, k.xid = append(k.number, o.d.number), append(k.xid, int64(o.d.flight.XID)) //nolint:gosec // as PostgreSQL casts it
 	}
 	return k
 }
@@ -180,7 +206,7 @@ func (w *writer) park(ops []*op) {
 	}
 	k := newParkColumns(ops)
 	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
-		k.dead, k.replay)
+		k.dead, k.replay, k.number, k.xid)
 }
 
 // parkLate queues new rows that did not come through the stream, and notes of which
@@ -191,7 +217,7 @@ func (w *writer) parkLate(ops []*op) {
 	}
 	k := newParkColumns(ops)
 	w.batch.Queue(sqlParkLate, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
-		k.dead, k.replay, k.parked).Query(func(rows pgx.Rows) error {
+		k.dead, k.replay, k.parked, k.number, k.xid).Query(func(rows pgx.Rows) error {
 		type brought struct {
 			id uuid.UUID
 			at int64
@@ -255,11 +281,12 @@ func (w *writer) ended(ops []*op) {
 		tenant, typ, aggType, aggID                = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		lsn, status, errs, hist                    = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		index, attempts, statusCode, durationMicro = make([]int32, n), make([]int32, n), make([]int32, n), make([]int32, n)
-		replay                                     = make([]int64, n)
+		replay, number, xid                        = make([]int64, n), make([]int64, n), make([]int64, n)
 	)
 	for i, o := range ops {
 		f := o.d.flight
 		id[i], sub[i], event[i], replay[i] = o.d.id, o.ep.id, f.EventID, f.Replay
+		number[i], xid[i] = o.d.number, int64(f.XID) //nolint:gosec // as PostgreSQL casts it
 		created[i], ended[i] = f.CommitTime, o.at
 		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
 		lsn[i], status[i], errs[i], hist[i] = lsnText(f.CommitLSN), string(o.status), o.lastError, string(o.history)
@@ -268,7 +295,7 @@ func (w *writer) ended(ops []*op) {
 		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds())
 	}
 	w.batch.Queue(sqlEnded, id, created, tenant, sub, event, typ, aggType, aggID, lsn, index, status, attempts,
-		errs, statusCode, durationMicro, ended, hist, replay)
+		errs, statusCode, durationMicro, ended, hist, replay, number, xid)
 }
 
 func (w *writer) health(last map[*Endpoint]*op) {
@@ -340,6 +367,7 @@ func (w *writer) cancel(ops []*op) {
 	w.freesBodies = true
 	w.batch.Queue(sqlCancel, ids, cancelRows).QueryRow(moreThan(cancelRows, ops...))
 	w.batch.Queue(sqlHealthy, ids)
+	w.batch.Queue(sqlSequencesForget, ids)
 }
 
 // moreThan reads how many rows a statement took that takes most at a time, and notes

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,8 +220,53 @@ func (l *ledger) books(subs ...*subscription) {
 		if n := l.s.count("SELECT count(*) FROM relay.deliveries WHERE subscription_id = $1", sub.id); n < want || n > want && !l.s.stopped {
 			l.s.t.Errorf("%s: %d deliveries on record, want %d", sub.name, n, want)
 		}
+		l.numbers(sub)
 	}
 	if n := l.s.number("SELECT count(*) FROM relay.parked"); n != 0 {
 		l.s.t.Errorf("%d deliveries stay parked", n)
+	}
+}
+
+// numbers fails unless the deliveries on record have the numbers 1, 2, 3, ..., an event each, and unless each request had
+// the number of its event, those that were repeated too. Only a rescue, which reads rows in another order than the stream
+// had, may repeat with another number.
+func (l *ledger) numbers(sub *subscription) {
+	l.s.t.Helper()
+	rows, err := l.s.db.Query(l.s.t.Context(), `SELECT DISTINCT sequence::text, event_id::text FROM (SELECT sequence, event_id, subscription_id FROM relay.deliveries
+		UNION ALL SELECT sequence, event_id, subscription_id FROM relay.parked) AS d WHERE subscription_id = $1 AND sequence IS NOT NULL`, sub.id)
+	if err != nil {
+		l.s.t.Fatal(err)
+	}
+	defer rows.Close()
+	byEvent, byNumber := make(map[string]string), make(map[string]string)
+	for rows.Next() {
+		var number, event string
+		if err := rows.Scan(&number, &event); err != nil {
+			l.s.t.Fatal(err)
+		}
+		if other, ok := byNumber[number]; ok {
+			l.s.t.Errorf("%s: %s and %s both have number %s", sub.name, event, other, number)
+		}
+		if other, ok := byEvent[event]; ok {
+			l.s.t.Errorf("%s: %s has the numbers %s and %s", sub.name, event, number, other)
+		}
+		byEvent[event], byNumber[number] = number, event
+	}
+	if err := rows.Err(); err != nil {
+		l.s.t.Fatal(err)
+	}
+	for n := range len(byNumber) {
+		if _, ok := byNumber[strconv.Itoa(n+1)]; !ok {
+			l.s.t.Errorf("%s: no delivery on record has number %d of %d", sub.name, n+1, len(byNumber))
+			break
+		}
+	}
+	if n := l.s.number("SELECT coalesce((SELECT recorded FROM relay.sequences WHERE subscription_id = $1 AND ahead = '{}'), 0)", sub.id); n != len(byNumber) {
+		l.s.t.Errorf("%s: the numbers are on record up to %d, want %d", sub.name, n, len(byNumber))
+	}
+	for _, a := range l.s.recv.arrivals(sub.name) {
+		if want, ok := byEvent[a.event]; ok && a.number != want && !l.s.rescued {
+			l.s.t.Errorf("%s: %s came as number %q and is on record as %s", sub.name, a.event, a.number, want)
+		}
 	}
 }

@@ -47,6 +47,7 @@ type record struct {
 	answer  int // status, or one of the special answers
 	raw     []byte
 	attempt string
+	number  string // Relay-Sequence
 }
 
 func (r *record) taken() bool { return r.answer >= 200 && r.answer <= 299 }
@@ -171,7 +172,8 @@ func (r *receiver) take(name string, req *http.Request, body []byte) behaviour {
 		fault("%v in %s", err, body)
 	}
 	rec := record{event: req.Header.Get(signature.HeaderID), typ: envelope.Type, tenant: envelope.Tenant, at: now,
-		body: hash(body), data: hash(envelope.Data), raw: body, attempt: req.Header.Get("Relay-Attempt")}
+		body: hash(body), data: hash(envelope.Data), raw: body, attempt: req.Header.Get("Relay-Attempt"),
+		number: req.Header.Get("Relay-Sequence")}
 	if rec.event != envelope.ID || req.Method != http.MethodPost {
 		fault("%s of %s carries %s", req.Method, rec.event, envelope.ID)
 	}

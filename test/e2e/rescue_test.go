@@ -21,6 +21,7 @@ func TestRelay_RescuesTheGapAlthoughItIsKilledInTheMiddle(t *testing.T) {
 	eventually(t, "the slot is dropped", func() bool {
 		return s.number("SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active", s.slot) == 1
 	})
+	s.rescued = true
 	l.wait()
 	before := s.recv.count("all")
 	for _, more := range []int{300, 900} {

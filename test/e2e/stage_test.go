@@ -29,6 +29,7 @@ type stage struct {
 	recv    *receiver
 	env     []string
 	stopped bool // PostgreSQL was stopped under the relay
+	rescued bool // the slot was lost
 }
 
 // newStage makes a stage on the shared server, which must keep running.

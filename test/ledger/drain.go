@@ -72,10 +72,10 @@ func (r *runner) dump(ctx context.Context, end history.End) error {
 		return err
 	}
 	if err := dumpQuery[history.Delivery](ctx, r, history.FileDeliveries, `
-		SELECT id::text AS "ID", subscription_id::text AS "Sub", event_id::text AS "Event", status AS "Status", attempts AS "Attempts",
+		SELECT id::text AS "ID", subscription_id::text AS "Sub", event_id::text AS "Event", status AS "Status", attempts AS "Attempts", coalesce(sequence, 0) AS "Sequence",
 		       coalesce(last_error, '') AS "LastError", `+fmt.Sprintf(at, "ended_at")+` AS "Ended", history AS "Failed" FROM relay.deliveries
 		UNION ALL
-		SELECT id::text, subscription_id::text, event_id::text, 'PENDING', attempts, coalesce(last_error, ''), 0, history FROM relay.parked`); err != nil {
+		SELECT id::text, subscription_id::text, event_id::text, 'PENDING', attempts, coalesce(sequence, 0), coalesce(last_error, ''), 0, history FROM relay.parked`); err != nil {
 		return err
 	}
 	if err := dumpQuery[history.Quarantined](ctx, r, history.FileQuarantine, `

@@ -7,7 +7,8 @@ SELECT * FROM (
             p.dead_at IS NULL AND EXISTS (SELECT FROM relay.parked e
                      WHERE e.subscription_id = p.subscription_id AND e.lane = p.lane
                        AND (e.commit_lsn, e.row_index) < (p.commit_lsn, p.row_index)) AS waits,
-            p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history, p.replay_id
+            p.dead_at IS NOT NULL AS halts, NULL::integer AS duration_us, p.history, p.replay_id,
+            p.sequence, p.xid, p.commit_lsn::text
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
       WHERE ($1 = '' OR ($1 = 'PENDING' AND p.dead_at IS NULL) OR ($1 = 'DEAD' AND p.dead_at IS NOT NULL)) AND ($2 = '' OR b.tenant_id = $2) AND ($3 = '' OR b.event_type = $3)
         AND ($10 = '' OR b.aggregate_type = $10) AND ($11 = '' OR b.aggregate_id = $11)
@@ -16,7 +17,8 @@ SELECT * FROM (
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
             d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at,
-            NULL, false, false, d.duration_us, d.history, d.replay_id
+            NULL, false, false, d.duration_us, d.history, d.replay_id,
+            d.sequence, d.xid, d.commit_lsn::text
        FROM relay.deliveries d
       WHERE $1 <> 'PENDING' AND ($1 = '' OR d.status = $1) AND ($2 = '' OR d.tenant_id = $2)
         AND ($3 = '' OR d.event_type = $3)

@@ -48,7 +48,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	var t trace
 	ctx = httptrace.WithClientTrace(ctx, t.hooks())
 	started := time.Now()
-	header := make(http.Header, 8+len(r.Header))
+	header := make(http.Header, 9+len(r.Header))
 	for name, values := range r.Header { // ours, below, go before theirs
 		header[name] = values
 	}
@@ -64,6 +64,9 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	header["User-Agent"] = []string{p.UserAgent}
 	header["X-Event-Type"] = []string{r.EventType}
 	header["Relay-Attempt"] = []string{strconv.Itoa(r.Attempt)}
+	if r.Sequence > 0 {
+		header["Relay-Sequence"] = []string{strconv.FormatInt(r.Sequence, 10)}
+	}
 	req := (&http.Request{
 		Method: http.MethodPost, URL: r.URL, Host: r.URL.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

@@ -60,6 +60,7 @@ func Check(h *history.History) *Result {
 		r.loss(s)
 		r.order(s)
 		r.books(s)
+		r.numbers(s)
 	}
 	r.quarantine()
 	r.repeats()
@@ -201,6 +202,33 @@ func (r *Result) books(s *sub) {
 	for id := range s.taken {
 		if len(s.rows[id]) == 0 {
 			r.add("I8", id, s.Name, "a receiver took it, and the relay has no record of it")
+		}
+	}
+}
+
+// numbers is of I8: the deliveries on record are numbered from 1 without a gap, and no two events have one number.
+func (r *Result) numbers(s *sub) {
+	if s.Removing != 0 {
+		return // what it had on the wire may be on record or not
+	}
+	numbered := make(map[int64]string)
+	last := int64(0)
+	for id, rows := range s.rows {
+		for _, d := range rows {
+			if d.Sequence == 0 {
+				continue
+			}
+			if other, ok := numbered[d.Sequence]; ok && other != id {
+				r.add("I8", id, s.Name, "it has number %d on record, as has %s", d.Sequence, other)
+			}
+			numbered[d.Sequence] = id
+			last = max(last, d.Sequence)
+		}
+	}
+	for n := int64(1); n < last; n++ {
+		if _, ok := numbered[n]; !ok {
+			r.add("I8", "", s.Name, "nothing on record has number %d of %d", n, last)
+			return
 		}
 	}
 }

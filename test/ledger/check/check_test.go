@@ -241,6 +241,8 @@ func TestCheck_FindsEachBrokenInvariant(t *testing.T) {
 		{"a delivery on record that was none", "I8", "which no receiver took", func(h *history.History) { h.Deliveries[0].Attempts = 3 }},
 		{"a delivery without a record", "I8", "the relay has no record of it", func(h *history.History) { unrecord(h, "c1") }},
 		{"a delivery with two records", "I8", "2 times on record", func(h *history.History) { h.Deliveries = append(h.Deliveries, h.Deliveries[0]) }},
+		{"two events with one number", "I8", "it has number 1 on record", func(h *history.History) { h.Deliveries[0].Sequence, h.Deliveries[1].Sequence = 1, 1 }},
+		{"a number that nothing has", "I8", "nothing on record has number 2 of 3", func(h *history.History) { h.Deliveries[0].Sequence, h.Deliveries[1].Sequence = 1, 3 }},
 		{"a dead letter that was taken", "I8", "on record as dead", func(h *history.History) { h.Deliveries[0].Status = "DEAD" }},
 		{"a cancelled delivery of a subscription that stays", "I8", "never removed", func(h *history.History) { h.Deliveries[0].Status = "CANCELLED" }},
 		{"a slot that goes back", "I9", "the confirmed position went back", func(h *history.History) { h.Samples = append(h.Samples, sample(16, 350, 650)) }},

@@ -202,6 +202,7 @@ type Delivery struct {
 	Event     string          `json:"event_id"`
 	Status    string          `json:"status"`
 	Attempts  int             `json:"attempts"`
+	Sequence  int64           `json:"sequence,omitempty"` // its number of its subscription's, 0 for none
 	LastError string          `json:"last_error,omitempty"`
 	Ended     Moment          `json:"ended,omitempty"`
 	Failed    json.RawMessage `json:"history,omitempty"`

@@ -1,0 +1,105 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/outbox-relay/relay/internal/api"
+	"github.com/outbox-relay/relay/internal/token"
+)
+
+// tenantToken makes a token of a tenant's.
+func (r *rig) tenantToken(tenant string) string {
+	r.t.Helper()
+	_, text, err := token.Store{DB: r.pool()}.Create(context.Background(), token.RoleTenantRead, tenant, "", time.Time{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return text.Reveal()
+}
+
+// compact is a JSON text without white space, as answers have it.
+func compact(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// A receiver checks by the numbers that it has everything, and gets the very bodies again that it was sent, whether they
+// wait or are delivered.
+func TestPull_ShowsAReceiverWhatItWasSentAndWhatWaits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rec := newReceiver(t)
+	rec.setAnswer(func(a arrival, n int) int {
+		if n > 20 {
+			return 503
+		}
+		return 200
+	})
+	sub := r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	for i := range 40 {
+		r.order("acme", fmt.Sprint("o", i%5), i)
+	}
+	bearer := r.tenantToken("acme")
+	pull := func(after int64) (out api.EventsAfter) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("http://%s%s/subscriptions/%s/events?bodies=true&limit=7&after=%d",
+			d.Addr(), api.Prefix, sub, after), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+bearer)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		b, err := io.ReadAll(resp.Body)
+		if err == nil {
+			err = json.Unmarshal(b, &out)
+		}
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("status %d, %v: %s", resp.StatusCode, err, b)
+		}
+		return out
+	}
+	r.eventually("all numbers are on record", func() bool { return pull(0).Watermark == 40 })
+	var after int64
+	bodies := make(map[string]string)
+	for after < 40 {
+		page := pull(after)
+		for _, item := range page.Items {
+			after++
+			if item.Sequence != after || len(item.Body) == 0 {
+				t.Fatalf("number %d stands where %d should, with a body of %d bytes", item.Sequence, after, len(item.Body))
+			}
+			bodies[item.EventID.String()] = string(item.Body)
+		}
+		if page.Last != after || len(page.Gaps) != 0 {
+			t.Fatalf("last %d after number %d, gaps %v", page.Last, after, page.Gaps)
+		}
+	}
+	rec.setAnswer(nil)
+	r.eventually("all are delivered", func() bool { return r.number("SELECT count(*) FROM relay.deliveries WHERE status = 'DELIVERED'") == 40 })
+	arrivals := rec.arrivals()
+	if i := slices.IndexFunc(arrivals, func(a arrival) bool { return bodies[a.ID] != compact(t, a.Body) }); i >= 0 || len(bodies) != 40 {
+		t.Errorf("%d bodies; arrival %d was %s, and is pulled as %s", len(bodies), i, arrivals[i].Body, bodies[arrivals[i].ID])
+	}
+	// The rows are found by the index on their transactions; once they are gone, so are the bodies, and nothing else.
+	r.exec("DELETE FROM outbox.events")
+	if page := pull(0); len(page.Items) != 7 || page.Items[0].Body != nil || page.Watermark != 40 {
+		t.Errorf("%+v", page)
+	}
+}

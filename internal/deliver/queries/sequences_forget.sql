@@ -1,0 +1,1 @@
+DELETE FROM relay.sequences WHERE subscription_id = ANY ($1)

@@ -1,0 +1,1 @@
+SELECT recorded FROM relay.sequences WHERE subscription_id = $1
