@@ -71,6 +71,8 @@ type Options struct {
 	Latest func(ctx context.Context, tenant string, number int) ([]outbox.Event, error)
 	// Bodies returns the bodies of deliveries, by their ids, as far as the outbox retains what they were made of.
 	Bodies func(ctx context.Context, of []deliver.Record) (map[uuid.UUID][]byte, error)
+	// Breaker tells whether an endpoint is given up for a while; not ok: this relay does not send.
+	Breaker func(subscription uuid.UUID) (b deliver.BreakerState, ok bool)
 	// Complete tells whether every delivery is on record when it has ended.
 	Complete func() bool
 	// Oldest is the time before which nothing is retained.
@@ -119,6 +121,7 @@ var (
 	sqlReplaying     = query("replaying")
 	sqlStatistics    = query("statistics")
 	sqlBacklog       = query("backlog")
+	sqlBookmark      = query("bookmark")
 )
 
 // apiVersion is that of the paths. The relay's own is nobody's business who has no token.

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -85,7 +88,7 @@ func TestStatistics_SayHowASubscriptionDoes(t *testing.T) {
 		a.into(t, &s)
 		return s
 	}
-	if s := stat(); s.SuccessRate != nil || s.Backlog != 0 || s.MedianMillis != nil || s.OldestWaiting != nil || s.LastError != nil {
+	if s := stat(); s.Breaker != nil || s.Watermark != 0 || s.Bookmark != 0 || s.SuccessRate != nil || s.Backlog != 0 || s.MedianMillis != nil || s.OldestWaiting != nil || s.LastError != nil {
 		t.Errorf("of one that has had nothing: %+v", s)
 	}
 	now := time.Now()
@@ -99,9 +102,14 @@ func TestStatistics_SayHowASubscriptionDoes(t *testing.T) {
 	w.ended("acme", other.ID, now, 20, "DEAD", "payment.received", "inv")
 	w.ended("acme", sub.ID, now.Add(-25*time.Hour), 21, "DEAD", "payment.received", "inv")
 	oldest := now.Add(-90 * time.Minute).Truncate(time.Millisecond)
-	w.parked("acme", sub.ID, oldest, 22)
-	w.parked("acme", sub.ID, now, 23)
+	w.number(w.parked("acme", sub.ID, oldest, 22), 8, 12)
+	w.number(w.parked("acme", sub.ID, now, 23), 11, 12)
+	probe := now.Add(time.Minute).UTC()
+	w.breakers = map[uuid.UUID]deliver.BreakerState{sub.ID: {State: "open", Failures: 7, Until: probe}, other.ID: {State: "closed"}}
 	s := stat()
+	if s.Watermark != 12 || s.Bookmark != 7 || s.Breaker == nil || s.Breaker.State != "open" || s.Breaker.Failures != 7 || !s.Breaker.NextProbeAt.Equal(probe) {
+		t.Errorf("%+v", s)
+	}
 	if s.Delivered != 6 || s.DeliveredFirst != 6 || s.Dead != 2 || *s.SuccessRate != 0.75 || *s.MedianMillis != 1.5 || s.Partial {
 		t.Errorf("%+v", s)
 	}

@@ -27,6 +27,16 @@ type Statistics struct {
 	NextAttemptAt  *time.Time `json:"next_attempt_at"`
 	LastError      *string    `json:"last_error" doc:"Of a delivery that waits."`
 	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
+	Watermark      int64      `json:"watermark" doc:"Number of its deliveries up to which all are on record: all that were sent to it, or wait."`
+	Bookmark       int64      `json:"bookmark" doc:"Number up to which all have ended. What is above it, up to watermark, has ended or waits."`
+	Breaker        *Breaker   `json:"breaker" doc:"Null: the relay that answers stands by, and only the one that sends knows."`
+}
+
+// Breaker says whether the endpoint is given up for a while.
+type Breaker struct {
+	State       string     `json:"state" enum:"closed,open,probing" doc:"closed: attempts are made. open: all that comes waits. probing: one delivery tries whether the endpoint works again."`
+	Failures    int        `json:"failures" doc:"Failed attempts in a row."`
+	NextProbeAt *time.Time `json:"next_probe_at" doc:"When one delivery tries again, at the earliest, while it is open."`
 }
 
 type statisticsOutput struct{ Body Statistics }
@@ -58,6 +68,15 @@ func (s *server) statistics(ctx context.Context, c *caller, in *SubscriptionPath
 	err = s.DB.QueryRow(ctx, sqlBacklog, sub.ID, backlogRows).Scan(&b.Backlog, &b.NextAttemptAt, &b.OldestWaiting, &b.LastError)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, err
+	}
+	if err := s.DB.QueryRow(ctx, sqlBookmark, sub.ID).Scan(&b.Watermark, &b.Bookmark); err != nil {
+		return nil, err
+	}
+	if state, ok := s.Breaker(sub.ID); ok {
+		b.Breaker = &Breaker{State: state.State, Failures: state.Failures}
+		if !state.Until.IsZero() {
+			b.Breaker.NextProbeAt = utc(&state.Until)
+		}
 	}
 	if b.BacklogMore = b.Backlog >= backlogRows; b.BacklogMore {
 		b.OldestWaiting = nil

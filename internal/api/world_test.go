@@ -36,8 +36,9 @@ type world struct {
 	logs *output.Buffer
 
 	outbox     map[uuid.UUID][]byte // bodies of events that are retained
-	incomplete bool                 // not every delivery is on record
-	retained   map[string][]string  // payloads of payment.received, newest first, by tenant
+	breakers   map[uuid.UUID]deliver.BreakerState
+	incomplete bool                // not every delivery is on record
+	retained   map[string][]string // payloads of payment.received, newest first, by tenant
 
 	mu     sync.Mutex
 	limits Limits
@@ -109,6 +110,10 @@ func newWorld(t *testing.T) *world {
 				}
 			}
 			return out, nil
+		},
+		Breaker: func(id uuid.UUID) (deliver.BreakerState, bool) {
+			b, ok := w.breakers[id]
+			return b, ok
 		},
 		Complete:   func() bool { return !w.incomplete },
 		Oldest:     func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) },

@@ -88,6 +88,13 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		Oldest: func() time.Time {
 			return time.Now().Add(-d.cfg().Outbox.Retention - 2*d.cfg().Outbox.PartitionInterval)
 		},
+		Breaker: func(subscription uuid.UUID) (deliver.BreakerState, bool) {
+			l := d.current.Load()
+			if l == nil {
+				return deliver.BreakerState{}, false
+			}
+			return l.dispatcher.Breaker(l.dir.Get(subscription)), true
+		},
 		Complete:   func() bool { return deliver.LogPolicy(d.cfg().Deliver.Log) == deliver.LogAll },
 		ReplayRate: func() int { return d.cfg().Replay.Rate },
 	})

@@ -25,6 +25,28 @@ func (r *rig) tenantToken(tenant string) string {
 	return text.Reveal()
 }
 
+// get reads a path of the API.
+func (r *rig) get(d *running, bearer, path string, into any) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, "http://"+d.Addr()+api.Prefix+path, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+bearer)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil {
+		err = json.Unmarshal(b, into)
+	}
+	if err != nil || resp.StatusCode != http.StatusOK {
+		r.t.Fatalf("GET %s: status %d, %v: %s", path, resp.StatusCode, err, b)
+	}
+}
+
 // compact is a JSON text without white space, as answers have it.
 func compact(t *testing.T, text string) string {
 	t.Helper()
@@ -55,24 +77,7 @@ func TestPull_ShowsAReceiverWhatItWasSentAndWhatWaits(t *testing.T) {
 	bearer := r.tenantToken("acme")
 	pull := func(after int64) (out api.EventsAfter) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", fmt.Sprintf("http://%s%s/subscriptions/%s/events?bodies=true&limit=7&after=%d",
-			d.Addr(), api.Prefix, sub, after), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+bearer)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = resp.Body.Close() }()
-		b, err := io.ReadAll(resp.Body)
-		if err == nil {
-			err = json.Unmarshal(b, &out)
-		}
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("status %d, %v: %s", resp.StatusCode, err, b)
-		}
+		r.get(d, bearer, fmt.Sprintf("/subscriptions/%s/events?bodies=true&limit=7&after=%d", sub, after), &out)
 		return out
 	}
 	r.eventually("all numbers are on record", func() bool { return pull(0).Watermark == 40 })
@@ -102,4 +107,35 @@ func TestPull_ShowsAReceiverWhatItWasSentAndWhatWaits(t *testing.T) {
 	if page := pull(0); len(page.Items) != 7 || page.Items[0].Body != nil || page.Watermark != 40 {
 		t.Errorf("%+v", page)
 	}
+}
+
+func TestStatistics_ShowTheBreakerAndTheBookmark(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	rec := newReceiver(t)
+	sub := r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	bearer := r.tenantToken("acme")
+	stat := func() (s api.Statistics) {
+		t.Helper()
+		r.get(d, bearer, "/subscriptions/"+sub+"/statistics", &s)
+		return s
+	}
+	for i := range 10 {
+		r.order("acme", fmt.Sprint("o", i), i)
+	}
+	r.eventually("all have ended", func() bool { s := stat(); return s.Watermark == 10 && s.Bookmark == 10 })
+	if s := stat(); s.Breaker == nil || s.Breaker.State != "closed" || s.Breaker.Failures != 0 || s.Delivered != 10 {
+		t.Errorf("%+v", s)
+	}
+	rec.setAnswer(func(arrival, int) int { return 503 })
+	for i := range 10 {
+		r.order("acme", fmt.Sprint("o", i), i)
+	}
+	r.eventually("the breaker is open", func() bool {
+		s := stat()
+		return s.Watermark == 20 && s.Bookmark == 10 && s.Breaker.State == "open" && s.Breaker.Failures >= 5 && s.Breaker.NextProbeAt != nil
+	})
+	rec.setAnswer(nil)
+	r.eventually("it is closed", func() bool { s := stat(); return s.Bookmark == 20 && s.Breaker.State == "closed" && s.Backlog == 0 })
 }

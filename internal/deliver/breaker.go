@@ -109,3 +109,20 @@ func (b *breaker) hurry(now time.Time) {
 		b.until = now
 	}
 }
+
+// BreakerState is what an endpoint's breaker stands at.
+type BreakerState struct {
+	State    string    // closed, open, or probing: an attempt tries whether the endpoint works again
+	Failures int       // in a row
+	Until    time.Time // of an open one: the next attempt starts no earlier
+}
+
+func (b *breaker) state() BreakerState {
+	switch {
+	case !b.open:
+		return BreakerState{State: "closed", Failures: b.failures}
+	case b.probing:
+		return BreakerState{State: "probing", Failures: b.failures}
+	}
+	return BreakerState{State: "open", Failures: b.failures, Until: b.until}
+}

@@ -291,6 +291,16 @@ func (p *Dispatcher) Open() int {
 	return len(p.open)
 }
 
+// Breaker returns what the breaker of an endpoint stands at; that of nil is closed.
+func (p *Dispatcher) Breaker(ep *Endpoint) BreakerState {
+	if ep == nil {
+		return BreakerState{State: "closed"}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return ep.lanes.breaker.state()
+}
+
 // Failing is the number of endpoints that have failed since they last took
 // something, without being disabled.
 func (p *Dispatcher) Failing() int {
