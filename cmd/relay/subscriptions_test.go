@@ -231,3 +231,33 @@ func TestSubscriptionsAdd_KeepsAFilter(t *testing.T) {
 	}
 	s.relay(append(add, `{"amount": {"$atleast": 100}}`)...).exits(exitUsage).complains("--filter: /amount/$atleast: no such operator; there are $eq")
 }
+
+func TestSubscriptions_ChangesByCommandAndBySQLAreOnRecordWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	const canary = "CANARY-of-a-command"
+	id := strings.TrimSpace(s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--secret", canary,
+		"--retry-schedule", "0s,1m30s").exits(0).out)
+	s.relay("subscriptions", "disable", id, "--reason", "on holiday").exits(0)
+	s.relay("subscriptions", "enable", id).exits(0)
+	s.relay("subscriptions", "rotate-secret", id, "--stage").exits(0)
+	s.exec("UPDATE relay.subscriptions SET url = 'https://other.example.com'")
+	s.exec("UPDATE relay.subscriptions SET previous_secret = NULL") // changes nothing
+	s.relay("subscriptions", "remove", id).exits(0)
+	got := s.text(`SELECT string_agg(actor || ' ' || action || ' ' || coalesce(before ->> 'url', '-') || ' ' || coalesce(after ->> 'url', '-'), ', ' ORDER BY id)
+		FROM relay.changes WHERE tenant_id = 'acme' AND target = '` + id + `'`)
+	const x, y = "https://hooks.example.com/x", "https://other.example.com"
+	if want := "operator subscription.create - " + x + ", operator subscription.disable " + x + " " + x + ", operator subscription.enable " + x + " " + x +
+		", operator secret.change " + x + " " + x + ", operator subscription.update " + x + " " + y + ", operator subscription.delete " + y + " -"; got != want {
+		t.Errorf("on record: %s\nwant: %s", got, want)
+	}
+	if n := s.text("SELECT count(*)::text FROM relay.changes WHERE changes::text LIKE '%CANARY%' OR changes::text LIKE '%whsec_%'"); n != "0" {
+		t.Errorf("%s changes show a secret", n)
+	}
+	if got := s.text("SELECT before ->> 'retry_schedule' FROM relay.changes WHERE action = 'subscription.disable'"); got != `["0ms", "90000ms"]` {
+		t.Errorf("schedule %s", got)
+	}
+	if got := s.text("SELECT address FROM relay.changes WHERE action = 'subscription.disable'"); !strings.Contains(got, "relay disable") {
+		t.Errorf("by %s", got)
+	}
+}

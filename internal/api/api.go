@@ -114,6 +114,7 @@ var (
 	sqlRemember      = query("remember")
 	sqlForget        = query("forget")
 	sqlChange        = query("change")
+	sqlNoted         = query("noted")
 	sqlChanges       = query("changes")
 	sqlForgetChanges = query("forget_changes")
 	sqlReplays       = query("replays")
@@ -230,7 +231,7 @@ func (s *server) config() huma.Config {
 		{Name: "deliveries", Description: "One event to one subscription, and what came of it."},
 		{Name: "replays", Description: "Retained events that are sent again, or for the first time to a new subscription."},
 		{Name: "events", Description: "The types of events, with their schemas."},
-		{Name: "changes", Description: "Who changed what through this API."},
+		{Name: "changes", Description: "Who changed what."},
 	}
 	c.Transformers = []huma.Transformer{func(ctx huma.Context, _ string, v any) (any, error) {
 		if p, ok := v.(*Problem); ok {

@@ -14,11 +14,11 @@ import (
 	"github.com/outbox-relay/relay/internal/token"
 )
 
-// Change is a change that was made through the API.
+// Change is a change that was made, through the API or otherwise.
 type Change struct {
 	ID        uuid.UUID       `json:"id"`
 	At        time.Time       `json:"at"`
-	Actor     string          `json:"actor" doc:"Who made it." example:"token:01a21045-e54f-72f6-866b-2636175a6f62"`
+	Actor     string          `json:"actor" doc:"Who made it: a token or a JWT, operator, or relay itself." example:"token:01a21045-e54f-72f6-866b-2636175a6f62"`
 	Action    string          `json:"action" example:"subscription.update"`
 	Target    string          `json:"target" doc:"Id of what was changed."`
 	Before    json.RawMessage `json:"before" doc:"How it was; null: it was not there."`

@@ -35,6 +35,10 @@ type change struct {
 // write runs f in a transaction. An error of f leaves everything as it was.
 func (s store) write(ctx context.Context, f func(*change) error) error {
 	return pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		// What f changes it notes itself, with its caller.
+		if _, err := tx.Exec(ctx, sqlNoted); err != nil {
+			return err
+		}
 		return f(&change{Tx: tx, tenant: s.caller.tenant, keys: s.keys, caller: s.caller})
 	})
 }

@@ -138,4 +138,9 @@ func TestStatistics_ShowTheBreakerAndTheBookmark(t *testing.T) {
 	})
 	rec.setAnswer(nil)
 	r.eventually("it is closed", func() bool { s := stat(); return s.Bookmark == 20 && s.Breaker.State == "closed" && s.Backlog == 0 })
+	rec.setAnswer(func(arrival, int) int { return http.StatusGone })
+	r.order("acme", "o1", 1)
+	r.eventually("the relay disables it, and that is on record as its own", func() bool {
+		return r.number("SELECT count(*) FROM relay.changes WHERE actor = 'relay' AND action = 'subscription.disable' AND target = $1 AND after ->> 'disabled_reason' LIKE 'gone: %'", sub) == 1
+	})
 }
