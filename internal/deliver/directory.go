@@ -20,6 +20,7 @@ import (
 // by tenant and one by event type. Safe for concurrent use.
 type Directory struct {
 	check   CheckURL
+	as      Identify
 	keys    *secret.Keyring // guarded by mu
 	reading sync.Mutex      // held from a query to its effect, so that no older answer replaces a newer one
 	mu      sync.RWMutex
@@ -35,24 +36,25 @@ type tenantIndex struct {
 }
 
 // NewDirectory returns an empty Directory whose endpoints get the URLs that
-// check lets through, and the secrets that keys open.
-func NewDirectory(check CheckURL, keys *secret.Keyring) *Directory {
-	return &Directory{check: check, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
+// check lets through, the secrets that keys open, and identities that as makes; nil: those
+// with a client certificate cannot be attempted. Close it when nothing is attempted any more.
+func NewDirectory(check CheckURL, as Identify, keys *secret.Keyring) *Directory {
+	return &Directory{check: check, as: as, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
-previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, format, active, disabled_reason, created_at, updated_at`
+previous_secret_expires_at, headers, client_certificate, description, ordering, on_dead, rate_limit, retry_schedule, format, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
 // failing, of what relay.failing says of it. Its secrets are not opened yet.
 func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
 	var current string
-	var next, previous, headers *string
+	var next, previous, headers, certificate *string
 	var rate *float64
 	var waits []int64
-	to := append(make([]any, 0, 20), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	to := append(make([]any, 0, 22), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
+		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)
 	}
@@ -63,7 +65,7 @@ func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	for _, ms := range waits {
 		s.RetrySchedule = append(s.RetrySchedule, time.Duration(ms)*time.Millisecond)
 	}
-	s.stored = newStored(current, next, previous, headers)
+	s.stored = newStored(current, next, previous, headers, certificate)
 	return &s, err
 }
 
@@ -136,16 +138,16 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 	ep := d.byID[s.ID]
 	if ep != nil && ep.Subscription().alike(s, time.Now()) {
 		if ep.Subscription().stored != s.stored {
-			ep.replace(s, d.check)
+			ep.replace(s, d.check, d.as)
 		}
 		return nil
 	}
 	if ep == nil {
-		ep = newEndpoint(s, d.check)
+		ep = newEndpoint(s, d.check, d.as)
 		d.byID[s.ID] = ep
 	} else {
 		d.unindex(ep)
-		ep.replace(s, d.check)
+		ep.replace(s, d.check, d.as)
 	}
 	t := d.tenants[s.TenantID]
 	if t == nil {
@@ -164,6 +166,16 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 func (d *Directory) drop(ep *Endpoint) {
 	d.unindex(ep)
 	delete(d.byID, ep.id)
+	ep.close()
+}
+
+// Close closes the connections that are a single subscription's. What is attempted later is attempted all the same.
+func (d *Directory) Close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ep := range d.byID {
+		ep.close()
+	}
 }
 
 func (d *Directory) unindex(ep *Endpoint) {
@@ -256,7 +268,7 @@ func (d *Directory) Recheck() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, ep := range d.byID {
-		ep.replace(ep.Subscription(), d.check)
+		ep.replace(ep.Subscription(), d.check, d.as)
 	}
 }
 

@@ -55,8 +55,12 @@ type Subscription struct {
 	PreviousExpiresAt *time.Time    `json:"previous_secret_expires_at"`
 	// Headers are what its webhooks have besides ours (see NewHeaders); their values often are secrets.
 	Headers secret.Secret `json:"-"`
-	Locked  error         `json:"-"`
-	stored  storedSecrets
+	// ClientCertificate is what its webhooks are posted with where the receiver asks for a certificate (see
+	// NewClientCertificate), and Certificate what is shown of it; nil: none.
+	ClientCertificate secret.Secret `json:"-"`
+	Certificate       *Certificate  `json:"client_certificate"`
+	Locked            error         `json:"-"`
+	stored            storedSecrets
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The
