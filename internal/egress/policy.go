@@ -187,7 +187,7 @@ func (p *Policy) Reload(o Options) error {
 // that is not possible, the error is a *ProxyError.
 func (p *Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	r := p.rules.Load()
-	wrapped := &conn{policy: p, dialledUnder: r}
+	wrapped := &conn{policy: p, dialledUnder: r, closed: make(chan struct{})}
 	var err error
 	if r.proxy != nil {
 		wrapped.Conn, wrapped.remote, err = r.dialThroughProxy(ctx, network, address)
