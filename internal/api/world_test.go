@@ -37,6 +37,7 @@ type world struct {
 
 	mu     sync.Mutex
 	limits Limits
+	http   bool // is allowed
 	post   func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error)
 	keys   *secret.Keyring
 }
@@ -66,7 +67,9 @@ func newWorld(t *testing.T) *world {
 		},
 		Catalog: func() *outbox.Catalog { return catalog },
 		CheckURL: func(url string) error {
-			if !strings.HasPrefix(url, "https://") || strings.Contains(url, "localhost") {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if !strings.HasPrefix(url, "https://") && !(w.http && strings.HasPrefix(url, "http://")) || strings.Contains(url, "localhost") {
 				return errors.New("webhook URL: it must begin with https://, and lead to a public address")
 			}
 			return nil
@@ -99,6 +102,13 @@ func (w *world) limit(l Limits) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limits = l
+}
+
+// plain allows http.
+func (w *world) plain(allowed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.http = allowed
 }
 
 func (w *world) token(role token.Role, tenant string) string {
