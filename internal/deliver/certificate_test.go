@@ -249,7 +249,14 @@ func TestDirectory_KeepsAnIdentityForAsLongAsItsCertificate(t *testing.T) {
 		return url.Parse(raw)
 	}, identify(&open), nil)
 	id, other := uuid.New(), uuid.New()
+	drop := func(id uuid.UUID) {
+		d.mu.Lock()
+		defer d.unlock()
+		d.drop(d.byID[id])
+	}
 	put := func(id uuid.UUID, certificate *string, description, to string) {
+		d.mu.Lock()
+		defer d.unlock()
 		d.put(&Subscription{ID: id, TenantID: "acme", URL: to, Events: []string{"*"}, Description: description, stored: newStored(testSecret, nil, nil, nil, certificate)})
 	}
 	is := func(when string, want ...string) {
@@ -272,7 +279,7 @@ func TestDirectory_KeepsAnIdentityForAsLongAsItsCertificate(t *testing.T) {
 	if is("another with the same", "ada", "ada"); d.Get(other).client() == before {
 		t.Error("it uses connections of the first one")
 	}
-	d.drop(d.Get(other))
+	drop(other)
 	put(id, &bob, "renamed", "https://b.test")
 	is("another one", "bob")
 	allowed = false
@@ -286,7 +293,7 @@ func TestDirectory_KeepsAnIdentityForAsLongAsItsCertificate(t *testing.T) {
 	put(id, &ada, "renamed", "https://b.test")
 	put(other, &bob, "", "https://a.test")
 	is("two", "ada", "bob")
-	d.drop(d.Get(other))
+	drop(other)
 	is("one is removed", "ada")
 	d.Close()
 	is("at the end")

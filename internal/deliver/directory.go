@@ -26,6 +26,7 @@ type Directory struct {
 	mu      sync.RWMutex
 	byID    map[uuid.UUID]*Endpoint
 	tenants map[string]*tenantIndex
+	left    []*client // whose connections unlock closes
 }
 
 // tenantIndex holds one tenant's endpoints by pattern, and the answers that were
@@ -87,7 +88,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 	defer rows.Close()
 	seen := make(map[uuid.UUID]bool)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for rows.Next() {
 		s, err := scanSubscription(rows, false)
 		if err != nil {
@@ -116,7 +117,7 @@ func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (chan
 	defer d.reading.Unlock()
 	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id), false)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if errors.Is(err, pgx.ErrNoRows) {
 		ep := d.byID[id]
 		if ep != nil {
@@ -138,7 +139,7 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 	ep := d.byID[s.ID]
 	if ep != nil && ep.Subscription().alike(s, time.Now()) {
 		if ep.Subscription().stored != s.stored {
-			ep.replace(s, d.check, d.as)
+			d.leave(ep.replace(s, d.check, d.as))
 		}
 		return nil
 	}
@@ -147,7 +148,7 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 		d.byID[s.ID] = ep
 	} else {
 		d.unindex(ep)
-		ep.replace(s, d.check, d.as)
+		d.leave(ep.replace(s, d.check, d.as))
 	}
 	t := d.tenants[s.TenantID]
 	if t == nil {
@@ -166,15 +167,33 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 func (d *Directory) drop(ep *Endpoint) {
 	d.unindex(ep)
 	delete(d.byID, ep.id)
-	ep.close()
+	d.leave(ep.client())
+}
+
+// leave notes that nobody calls as a client any more; nil: as nobody.
+func (d *Directory) leave(c *client) {
+	if c != nil {
+		d.left = append(d.left, c)
+	}
+}
+
+// unlock gives mu back, and closes the connections of those that were left. TLS says a last word on each, which may take a
+// while, and events wait for mu.
+func (d *Directory) unlock() {
+	left := d.left
+	d.left = nil
+	d.mu.Unlock()
+	for _, c := range left {
+		c.identity.Close()
+	}
 }
 
 // Close closes the connections that are a single subscription's. What is attempted later is attempted all the same.
 func (d *Directory) Close() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for _, ep := range d.byID {
-		ep.close()
+		d.leave(ep.client())
 	}
 }
 
@@ -266,9 +285,9 @@ func (d *Directory) All() []*Endpoint {
 // Recheck asks again of every URL whether it is allowed, after the rule changed.
 func (d *Directory) Recheck() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for _, ep := range d.byID {
-		ep.replace(ep.Subscription(), d.check, d.as)
+		d.leave(ep.replace(ep.Subscription(), d.check, d.as))
 	}
 }
 
@@ -277,7 +296,7 @@ func (d *Directory) Recheck() {
 // open a secret that is open.
 func (d *Directory) Rekey(keys *secret.Keyring) ([]*Endpoint, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if keys == d.keys {
 		return nil, nil
 	}

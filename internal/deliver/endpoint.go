@@ -50,9 +50,9 @@ func newEndpoint(s *Subscription, check CheckURL, as Identify) *Endpoint {
 }
 
 // replace takes a changed subscription in. Its URL is checked here too, because
-// rows may be written by other hands than ours. Connections of another certificate than
-// before are closed, so it must not run twice at once.
-func (ep *Endpoint) replace(s *Subscription, check CheckURL, as Identify) {
+// rows may be written by other hands than ours. It returns as whom the endpoint was called
+// and is not any more, nil for nobody; it must not run twice at once.
+func (ep *Endpoint) replace(s *Subscription, check CheckURL, as Identify) (left *client) {
 	spec := &endpointSpec{sub: s}
 	before := ep.client()
 	var err error
@@ -66,9 +66,10 @@ func (ep *Endpoint) replace(s *Subscription, check CheckURL, as Identify) {
 		spec.fault = err.Error()
 	}
 	ep.spec.Store(spec)
-	if before != nil && before != spec.client {
-		before.identity.Close()
+	if before == spec.client {
+		return nil
 	}
+	return before
 }
 
 // client is as whom the endpoint is called; nil: as nobody.
@@ -77,13 +78,6 @@ func (ep *Endpoint) client() *client {
 		return spec.client
 	}
 	return nil
-}
-
-// close closes the connections that are the endpoint's alone.
-func (ep *Endpoint) close() {
-	if c := ep.client(); c != nil {
-		c.identity.Close()
-	}
 }
 
 // sign makes the signers.

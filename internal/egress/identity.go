@@ -174,10 +174,11 @@ func (s *Identities) used(i *Identity) {
 	s.mu.Unlock()
 	for _, o := range over {
 		o.mu.Lock()
-		if o.now != nil {
-			o.now.CloseIdleConnections()
-		}
+		now := o.now
 		o.mu.Unlock()
+		if now != nil {
+			now.CloseIdleConnections()
+		}
 	}
 }
 
