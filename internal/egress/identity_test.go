@@ -146,7 +146,8 @@ func TestIdentity_ResumesNobodyElsesSession(t *testing.T) {
 
 func TestIdentity_ClosesWhatItHasWhenItIsClosed(t *testing.T) {
 	g := newGate(t, tls.RequireAndVerifyClientCert, 0)
-	all := g.policy(t).Identities(TransportOptions{})
+	p := g.policy(t)
+	all := p.Identities(TransportOptions{})
 	ada := all.New(g.authority.Pair(t, "ada"))
 	if _, err := get(t, as(ada), g.URL); err != nil {
 		t.Fatal(err)
@@ -170,6 +171,13 @@ func TestIdentity_ClosesWhatItHasWhenItIsClosed(t *testing.T) {
 	g.mustHaveOpen(t, 1)
 	close(g.hold)
 	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	g.mustHaveOpen(t, 0)
+	if err := p.Reload(Options{Allow: []string{"127.0.0.1"}, RootCAs: g.authority.Pool()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get(t, as(ada), g.URL); err != nil {
 		t.Error(err)
 	}
 	g.mustHaveOpen(t, 0)
