@@ -466,12 +466,12 @@ func (d *Daemon) Reload() error {
 			return fmt.Errorf("reload: secrets.key: %w", err)
 		}
 	}
+	d.identities.Resize(identityOptions(merged))
 	if err := d.policy.Reload(EgressOptions(merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}
 	d.catalog.Store(catalog)
 	d.setPoster(merged)
-	d.identities.Resize(identityOptions(merged))
 	// Behind all that goes with them: who has seen these settings has seen it.
 	d.settings.Store(merged)
 	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)

@@ -26,6 +26,7 @@ type conn struct {
 	received atomic.Uint64 // see Received; only grows
 	closing  sync.Once
 	closed   chan struct{} // closed by Close
+	leaving  atomic.Bool   // see SetWriteDeadline
 }
 
 // Received returns how often something has come in on a connection that DialContext made, directly or below
@@ -67,7 +68,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		return 0, errStale
 	}
 	n, err := c.Conn.Write(b)
-	if err != nil {
+	if err != nil && !c.leaving.Load() {
 		c.awaitReader()
 	}
 	return n, err
@@ -86,6 +87,13 @@ func (c *conn) awaitReader() {
 	case <-c.closed:
 	case <-t.C:
 	}
+}
+
+// SetWriteDeadline sets the deadline of what is written. Nobody here does so but TLS before its own last word, when nobody reads
+// any more.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.leaving.Store(true)
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // Close closes the connection.

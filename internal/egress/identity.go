@@ -35,7 +35,7 @@ func (p *Policy) Identities(o TransportOptions) *Identities {
 	return &Identities{policy: p, opts: o.withDefaults(), open: list.New()}
 }
 
-// Resize sets other options, from the next Reload of the policy on.
+// Resize sets other options. What they say of each identity holds from the next Reload of the policy on.
 func (s *Identities) Resize(o TransportOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +65,7 @@ type Identity struct {
 type pool struct {
 	mover
 	under   *rules
-	retired atomic.Bool // no further request begins, but for those that began to begin
+	retired atomic.Bool // whoever has it already may still begin a request; nobody else does
 }
 
 // RoundTrip implements http.RoundTripper. The answer's body must be closed, as ever.
@@ -95,9 +95,9 @@ func (i *Identity) Close() {
 
 // pool returns the connections of the policy as it is now.
 func (i *Identity) pool() *pool {
-	under := i.all.policy.rules.Load()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	under := i.all.policy.rules.Load() // under the lock, so that no earlier state comes back
 	if i.now != nil && i.now.under == under {
 		return i.now
 	}
