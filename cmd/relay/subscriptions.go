@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -34,7 +35,7 @@ func newSubscriptions() *cobra.Command {
 }
 
 func newSubscriptionsAdd() *cobra.Command {
-	var tenant, url, wanted, key, keyFile, headersFile, description, ordering, onDead, output string
+	var tenant, url, wanted, key, keyFile, headersFile, certificateFile, certificateKey, description, ordering, onDead, output string
 	var events []string
 	var rate float64
 	var waits []time.Duration
@@ -84,6 +85,10 @@ func newSubscriptionsAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			certificate, err := givenCertificate(cmd, certificateFile, certificateKey)
+			if err != nil {
+				return err
+			}
 			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				policy, err := egress.New(daemon.EgressOptions(cfg))
 				if err != nil {
@@ -99,14 +104,22 @@ func newSubscriptionsAdd() *cobra.Command {
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
 				sub.Description, sub.Ordering, sub.OnDead, sub.Headers = description, ordering, onDead, headers
-				sub.RateLimit, sub.RetrySchedule = rate, waits
 				sub.SetFilter(f)
+				sub.RateLimit, sub.RetrySchedule, sub.ClientCertificate = rate, waits, certificate
+				if err := sub.CheckShown(); err != nil {
+					return usageError{fmt.Errorf("--client-certificate: %w", err)}
+				}
 				store, err := subscriptions(cmd, cfg, db)
 				if err != nil {
 					return err
 				}
 				if err := store.Add(ctx, sub); err != nil {
 					return err
+				}
+				if sub.Certificate != nil {
+					for _, w := range sub.Certificate.Warnings(time.Now()) {
+						_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", w)
+					}
 				}
 				if output == formJSON {
 					return printJSON(cmd.OutOrStdout(), struct {
@@ -132,6 +145,8 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.Float64Var(&rate, "rate-limit", 0, "attempts a second that it gets at most, 0.01 to 1000; 0: as many as it takes")
 	f.DurationSliceVar(&waits, "retry-schedule", nil, "wait before each attempt, as many attempts as items, such as 0s,5s,1m (default: deliver.retry.schedule)")
 	f.StringVar(&headersFile, "headers-file", "", "file with headers that its webhooks have besides ours, a line each: Name: value")
+	f.StringVar(&certificateFile, "client-certificate", "", "file with a certificate (PEM) that its receiver is shown where it asks for one, and behind it those that lead to its authority")
+	f.StringVar(&certificateKey, "client-key", "", "file with the key of --client-certificate (PEM)")
 	f.StringVar(&description, "description", "", "a note for people")
 	f.StringVar(&ordering, "ordering", deliver.OrderingKey, "key: events of one key arrive in commit order; none: each on its own")
 	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
@@ -213,6 +228,53 @@ func givenHeaders(file string) (secret.Secret, error) {
 	return headers, nil
 }
 
+// largestCertificate bounds what is read from a file, which could be a device.
+const largestCertificate = 1 << 20
+
+// givenCertificate reads the files of a client certificate and its key.
+func givenCertificate(cmd *cobra.Command, certificateFile, keyFile string) (secret.Secret, error) {
+	switch {
+	case certificateFile == "" && keyFile == "":
+		return secret.Secret{}, nil
+	case certificateFile == "" || keyFile == "":
+		return secret.Secret{}, usageError{errors.New("--client-certificate and --client-key belong together")}
+	}
+	read := func(path string) (string, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("read client certificate: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		b, err := io.ReadAll(io.LimitReader(f, largestCertificate))
+		if err != nil {
+			return "", fmt.Errorf("read client certificate: %w", err)
+		}
+		return string(b), nil
+	}
+	certificate, err := read(certificateFile)
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	key, err := read(keyFile)
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	made, err := deliver.NewClientCertificate(certificate, key, time.Now())
+	var wrong *deliver.CertificateError
+	switch {
+	case errors.As(err, &wrong) && wrong.Part == deliver.KeyPart:
+		return secret.Secret{}, usageError{fmt.Errorf("--client-key %s: %s", keyFile, wrong.Reason)}
+	case errors.As(err, &wrong):
+		return secret.Secret{}, usageError{fmt.Errorf("--client-certificate %s: %s", certificateFile, wrong.Reason)}
+	case err != nil:
+		return secret.Secret{}, err
+	}
+	if err := secret.Exposed(keyFile); err != nil {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", err)
+	}
+	return made, nil
+}
+
 // warnUnknown says which patterns match no event type of the catalog.
 func warnUnknown(cmd *cobra.Command, cfg *config.Config, patterns []string) {
 	catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
@@ -272,6 +334,14 @@ func secretState(s *deliver.Subscription) string {
 	return "stored as it is"
 }
 
+// certificateState says what is shown of a client certificate.
+func certificateState(c *deliver.Certificate) string {
+	if c == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s, %s until %s, SHA-256 %s", printable(c.Subject), c.State(time.Now()), stamp(&c.NotAfter), c.Fingerprint)
+}
+
 func rotationState(what string, at *time.Time) string {
 	if at == nil {
 		return "-"
@@ -328,7 +398,7 @@ func newSubscriptionsShow() *cobra.Command {
 				return text(cmd.OutOrStdout(), [2]string{"id", row[0]}, [2]string{"tenant", row[1]}, [2]string{"state", row[2]},
 					[2]string{"events", row[3]}, [2]string{"filter", wanted}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
 					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"secret", secretState(s)}, [2]string{"next secret", rotationState("staged", s.NextStagedAt)},
-					[2]string{"previous secret", rotationState("signs until", s.PreviousExpiresAt)}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
+					[2]string{"previous secret", rotationState("signs until", s.PreviousExpiresAt)}, [2]string{"client certificate", certificateState(s.Certificate)}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
 			})
 		},

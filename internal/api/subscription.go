@@ -17,26 +17,27 @@ import (
 
 // Subscription is a subscription as its tenant sees it.
 type Subscription struct {
-	ID             uuid.UUID  `json:"id"`
-	TenantID       string     `json:"tenant_id"`
-	URL            string     `json:"url" doc:"Where events are posted."`
-	Event          *string    `json:"event,omitempty" doc:"The one entry of events, when there is just one."`
-	Events         []string   `json:"events" nullable:"false" doc:"Event types, patterns such as payment.*, or * for all."`
-	Filter         Filter     `json:"filter" nullable:"true" doc:"What the payload of an event has to be like. Null: anything will do."`
-	Description    string     `json:"description"`
-	Ordering       string     `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
-	OnDead         string     `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
-	Format         string     `json:"format" enum:"webhook,cloudevents" doc:"What the body is: our own envelope, or a CloudEvent (structured mode)."`
-	RateLimit      *float64   `json:"rate_limit" doc:"Attempts a second that it gets at most. Null: as many as it takes."`
-	RetrySchedule  []string   `json:"retry_schedule" nullable:"true" doc:"Wait before each attempt, as many attempts as items. Null: that of the relay's configuration."`
-	Active         bool       `json:"active" doc:"While it is false, events are kept and not sent."`
-	DisabledReason *string    `json:"disabled_reason" doc:"Why it is not active."`
-	HeaderNames    []string   `json:"header_names" nullable:"false" doc:"Names of the headers that its webhooks have besides ours. Their values are not shown."`
-	FailingSince   *time.Time `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
-	NextStagedAt   *time.Time `json:"next_secret_staged_at" doc:"When the next secret began to sign beside the current one; null: there is none."`
-	PreviousUntil  *time.Time `json:"previous_secret_expires_at" doc:"How long the secret of before the last rotation signs; null: it does not."`
-	CreatedAt      time.Time  `json:"created_at"`
-	UpdatedAt      time.Time  `json:"updated_at"`
+	ID                uuid.UUID          `json:"id"`
+	TenantID          string             `json:"tenant_id"`
+	URL               string             `json:"url" doc:"Where events are posted."`
+	Event             *string            `json:"event,omitempty" doc:"The one entry of events, when there is just one."`
+	Events            []string           `json:"events" nullable:"false" doc:"Event types, patterns such as payment.*, or * for all."`
+	Filter            Filter             `json:"filter" nullable:"true" doc:"What the payload of an event has to be like. Null: anything will do."`
+	Description       string             `json:"description"`
+	Ordering          string             `json:"ordering" enum:"key,none" doc:"key: events of one key arrive in commit order. none: each on its own."`
+	OnDead            string             `json:"on_dead" enum:"release,halt" doc:"What becomes of a key when one of its deliveries is given up."`
+	Format            string             `json:"format" enum:"webhook,cloudevents" doc:"What the body is: our own envelope, or a CloudEvent (structured mode)."`
+	RateLimit         *float64           `json:"rate_limit" doc:"Attempts a second that it gets at most. Null: as many as it takes."`
+	RetrySchedule     []string           `json:"retry_schedule" nullable:"true" doc:"Wait before each attempt, as many attempts as items. Null: that of the relay's configuration."`
+	Active            bool               `json:"active" doc:"While it is false, events are kept and not sent."`
+	DisabledReason    *string            `json:"disabled_reason" doc:"Why it is not active."`
+	HeaderNames       []string           `json:"header_names" nullable:"false" doc:"Names of the headers that its webhooks have besides ours. Their values are not shown."`
+	ClientCertificate *ClientCertificate `json:"client_certificate" doc:"What its receiver is shown where it asks for a certificate (mutual TLS); null: there is none. Its key is not shown."`
+	FailingSince      *time.Time         `json:"failing_since" doc:"When its endpoint first failed since it last took something."`
+	NextStagedAt      *time.Time         `json:"next_secret_staged_at" doc:"When the next secret began to sign beside the current one; null: there is none."`
+	PreviousUntil     *time.Time         `json:"previous_secret_expires_at" doc:"How long the secret of before the last rotation signs; null: it does not."`
+	CreatedAt         time.Time          `json:"created_at"`
+	UpdatedAt         time.Time          `json:"updated_at"`
 }
 
 // Created is a subscription with what is said of it once.
@@ -48,20 +49,21 @@ type Created struct {
 
 // NewSubscription is what a subscription is made of.
 type NewSubscription struct {
-	URL           string   `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
-	Event         string   `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
-	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
-	Filter        Filter   `json:"filter,omitempty" doc:"What the payload of an event has to be like."`
-	Secret        string   `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
-	Description   string   `json:"description,omitempty" maxLength:"1000"`
-	Ordering      string   `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
-	OnDead        string   `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
-	Format        string   `json:"format,omitempty" enum:"webhook,cloudevents" doc:"webhook, if not given."`
-	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0.01" maximum:"1000" doc:"Attempts a second that it gets at most."`
-	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h."`
-	Active        *bool    `json:"active,omitempty" doc:"true, if not given."`
-	Headers       []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
-	Auth          *Auth    `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
+	URL               string                `json:"url" minLength:"1" maxLength:"2048" doc:"Where to post events." example:"https://hooks.example.com/x"`
+	Event             string                `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"One event type, or a pattern. Exactly one of event and events is needed." example:"payment.received"`
+	Events            []string              `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Event types and patterns."`
+	Filter            Filter                `json:"filter,omitempty" doc:"What the payload of an event has to be like."`
+	Secret            string                `json:"secret,omitempty" minLength:"1" maxLength:"512" doc:"Signs its webhooks. Without one it is made, which is better: whsec_ and 32 random bytes." writeOnly:"true"`
+	Description       string                `json:"description,omitempty" maxLength:"1000"`
+	Ordering          string                `json:"ordering,omitempty" enum:"key,none" doc:"key, if not given."`
+	OnDead            string                `json:"on_dead,omitempty" enum:"release,halt" doc:"release, if not given."`
+	Format            string                `json:"format,omitempty" enum:"webhook,cloudevents" doc:"webhook, if not given."`
+	RateLimit         *float64              `json:"rate_limit,omitempty" minimum:"0.01" maximum:"1000" doc:"Attempts a second that it gets at most."`
+	RetrySchedule     []string              `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h."`
+	Active            *bool                 `json:"active,omitempty" doc:"true, if not given."`
+	Headers           []Header              `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
+	Auth              *Auth                 `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
+	ClientCertificate *NewClientCertificate `json:"client_certificate,omitempty" writeOnly:"true" doc:"What the receiver is shown where it asks for a certificate (mutual TLS). It needs an https URL. Kept like secrets: its key is not shown."`
 }
 
 // Header is a header that webhooks have.
@@ -80,25 +82,27 @@ type Auth struct {
 
 // SubscriptionPatch changes what it has.
 type SubscriptionPatch struct {
-	URL           *string  `json:"url,omitempty" minLength:"1" maxLength:"2048"`
-	Event         *string  `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
-	Events        []string `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
-	Filter        Filter   `json:"filter,omitempty" doc:"Another filter instead of the one that there is; null, or an empty object, for none."`
-	Description   *string  `json:"description,omitempty" maxLength:"1000"`
-	Ordering      *string  `json:"ordering,omitempty" enum:"key,none"`
-	OnDead        *string  `json:"on_dead,omitempty" enum:"release,halt"`
-	Format        *string  `json:"format,omitempty" enum:"webhook,cloudevents"`
-	RateLimit     *float64 `json:"rate_limit,omitempty" minimum:"0" maximum:"1000" doc:"Attempts a second that it gets at most. 0 takes the bound away."`
-	RetrySchedule []string `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h. An empty list is that of the configuration."`
-	Active        *bool    `json:"active,omitempty"`
-	Headers       []Header `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
-	Auth          *Auth    `json:"auth,omitempty" writeOnly:"true"`
+	URL               *string               `json:"url,omitempty" minLength:"1" maxLength:"2048"`
+	Event             *string               `json:"event,omitempty" minLength:"1" maxLength:"255" doc:"Short for events with one entry."`
+	Events            []string              `json:"events,omitempty" minItems:"1" maxItems:"100" nullable:"false"`
+	Filter            Filter                `json:"filter,omitempty" doc:"Another filter instead of the one that there is; null, or an empty object, for none."`
+	Description       *string               `json:"description,omitempty" maxLength:"1000"`
+	Ordering          *string               `json:"ordering,omitempty" enum:"key,none"`
+	OnDead            *string               `json:"on_dead,omitempty" enum:"release,halt"`
+	Format            *string               `json:"format,omitempty" enum:"webhook,cloudevents"`
+	RateLimit         *float64              `json:"rate_limit,omitempty" minimum:"0" maximum:"1000" doc:"Attempts a second that it gets at most. 0 takes the bound away."`
+	RetrySchedule     []string              `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h. An empty list is that of the configuration."`
+	Active            *bool                 `json:"active,omitempty"`
+	Headers           []Header              `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
+	Auth              *Auth                 `json:"auth,omitempty" writeOnly:"true"`
+	ClientCertificate *NewClientCertificate `json:"client_certificate,omitempty" writeOnly:"true" doc:"Another client certificate, from the next attempt on. Both of its fields empty take it away."`
 }
 
 func view(s *deliver.Subscription) Subscription {
 	v := Subscription{ID: s.ID, TenantID: s.TenantID, URL: s.URL, Events: s.Events, Description: s.Description, Ordering: s.Ordering,
 		OnDead: s.OnDead, Format: s.Format, Active: s.Active, DisabledReason: s.DisabledReason, FailingSince: utc(s.FailingSince), HeaderNames: s.HeaderNames(),
-		NextStagedAt: utc(s.NextStagedAt), PreviousUntil: utc(s.PreviousExpiresAt),
+		ClientCertificate: viewCertificate(s.Certificate),
+		NextStagedAt:      utc(s.NextStagedAt), PreviousUntil: utc(s.PreviousExpiresAt),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC()}
 	if len(s.Events) == 1 {
 		v.Event = &s.Events[0]
@@ -211,6 +215,9 @@ func (s *server) warnings(sub *deliver.Subscription) []string {
 	}
 	if key, err := signature.Key(sub.Secret.Reveal()); err == nil && len(key) < minKey {
 		out = append(out, fmt.Sprintf("The secret's key has %d bytes. Standard Webhooks asks for %d to 64.", len(key), minKey))
+	}
+	if sub.Certificate != nil {
+		out = append(out, sub.Certificate.Warnings(time.Now())...)
 	}
 	return out
 }

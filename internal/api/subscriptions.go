@@ -136,6 +136,11 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		return nil, err
 	}
 	sub.SetFilter(f)
+	if b.ClientCertificate != nil {
+		if sub.ClientCertificate, err = b.ClientCertificate.hold(); err != nil {
+			return nil, err
+		}
+	}
 	sub.Format = b.Format
 	set(&sub.RateLimit, b.RateLimit)
 	if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
@@ -148,6 +153,9 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	}
 	sub.Ordering, sub.OnDead = cmp.Or(b.Ordering, sub.Ordering), cmp.Or(b.OnDead, sub.OnDead)
 	if err := s.checkRules(sub); err != nil {
+		return nil, err
+	}
+	if err := checkShown(sub, true); err != nil {
 		return nil, err
 	}
 	body := sha256.Sum256(in.RawBody)
@@ -244,7 +252,7 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if !matches(in.IfMatch, sub) {
 			return errChanged
 		}
-		before, held := view(sub), sub.Headers
+		before, held, shown := view(sub), sub.Headers, sub.ClientCertificate
 		set(&sub.URL, b.URL)
 		set(&sub.Description, b.Description)
 		set(&sub.Ordering, b.Ordering)
@@ -269,15 +277,25 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		if err := s.checkRules(sub); err != nil {
 			return err
 		}
+		if sub.Locked != nil && (b.Headers != nil || b.Auth != nil || b.ClientCertificate != nil) {
+			return s.locked(ctx, sub.Locked)
+		}
 		if b.Headers != nil || b.Auth != nil {
-			if sub.Locked != nil {
-				return s.locked(ctx, sub.Locked)
-			}
 			if sub.Headers, err = headers(sub, b.Headers, b.Auth); err != nil {
 				return err
 			}
 		}
-		if reflect.DeepEqual(before, view(sub)) && sub.Headers == held && (b.Active == nil || *b.Active == sub.Active) {
+		if c := b.ClientCertificate; c != nil && c.none() {
+			sub.ClientCertificate = secret.Secret{}
+		} else if c != nil {
+			if sub.ClientCertificate, err = c.hold(); err != nil {
+				return err
+			}
+		}
+		if err := checkShown(sub, b.ClientCertificate != nil); err != nil {
+			return err
+		}
+		if reflect.DeepEqual(before, view(sub)) && sub.Headers == held && sub.ClientCertificate == shown && (b.Active == nil || *b.Active == sub.Active) {
 			return nil // it would wake the relay for nothing
 		}
 		if err := w.list().Update(ctx, sub); errors.Is(err, deliver.ErrBadFilter) {
@@ -287,6 +305,11 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 		}
 		if sub.Headers != held {
 			if err := w.list().SetHeaders(ctx, sub.ID, sub.Headers); err != nil {
+				return err
+			}
+		}
+		if sub.ClientCertificate != shown {
+			if err := w.list().SetClientCertificate(ctx, sub.ID, sub.ClientCertificate); err != nil {
 				return err
 			}
 		}

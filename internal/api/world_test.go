@@ -42,6 +42,7 @@ type world struct {
 
 	mu     sync.Mutex
 	limits Limits
+	http   bool // is allowed
 	post   func(*deliver.Subscription, *signature.Signer) (deliver.Outcome, error)
 	keys   *secret.Keyring
 }
@@ -71,7 +72,9 @@ func newWorld(t *testing.T) *world {
 		},
 		Catalog: func() *outbox.Catalog { return catalog },
 		CheckURL: func(url string) error {
-			if !strings.HasPrefix(url, "https://") || strings.Contains(url, "localhost") {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if !strings.HasPrefix(url, "https://") && !(w.http && strings.HasPrefix(url, "http://")) || strings.Contains(url, "localhost") {
 				return errors.New("webhook URL: it must begin with https://, and lead to a public address")
 			}
 			return nil
@@ -128,6 +131,13 @@ func (w *world) limit(l Limits) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limits = l
+}
+
+// plain allows http.
+func (w *world) plain(allowed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.http = allowed
 }
 
 func (w *world) token(role token.Role, tenant string) string {

@@ -121,14 +121,19 @@ func (d *Daemon) tokens() *token.Checker {
 		TenantClaim: j.TenantClaim, WriteScope: j.WriteScope, Client: d.policy.Client(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1})})
 }
 
-// PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take. Its error is
-// of the subscription, and is for its tenant to read; what the endpoint did is in the outcome.
+// PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take, and with its
+// client certificate, on a connection that ends with it. Its error is of the subscription, and is for its tenant to read; what
+// the endpoint did is in the outcome.
 func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
 	u, err := policy.CheckURL(s.URL)
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
 	header, err := s.Header()
+	if err != nil {
+		return deliver.Outcome{}, err
+	}
+	pair, err := s.ClientPair()
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
@@ -142,8 +147,14 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
-	return sink.Attempt(ctx, &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
-		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1}), nil
+	r := &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
+		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1}
+	if pair != nil {
+		as := policy.Identities(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1}).New(pair)
+		defer as.Close()
+		r.Identity = as
+	}
+	return sink.Attempt(ctx, r), nil
 }
 
 // certLook is how often a handshake looks whether the certificate's files have changed.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,6 +62,7 @@ type Daemon struct {
 	pool         *pgxpool.Pool
 	policy       *egress.Policy
 	poster       atomic.Pointer[webhook.Poster]
+	identities   *egress.Identities
 	keys         atomic.Pointer[secret.Keyring] // nil: secrets are not sealed
 	registry     *prometheus.Registry
 	metrics      *deliver.Metrics
@@ -100,7 +102,7 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secrets.key: %w", err)
 	}
-	d := &Daemon{opts: o, log: o.Log, policy: policy, registry: prometheus.NewRegistry()}
+	d := &Daemon{opts: o, log: o.Log, policy: policy, identities: policy.Identities(identityOptions(o.Config)), registry: prometheus.NewRegistry()}
 	if err := d.openPools(o.Config); err != nil {
 		return nil, err
 	}
@@ -197,13 +199,29 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 	return &webhook.Poster{
 		// Many subscriptions may lead to one host: an attempt should not have to
 		// dial because another one's connection did not fit into the pool.
-		Transport: policy.Client(egress.TransportOptions{
-			MaxIdleConns:        min(max(1024, concurrency(c)), endpointConnections(openFiles(), c.Database.MaxConnections+c.API.MaxConnections+1)),
-			MaxIdleConnsPerHost: concurrency(c)}).Transport,
+		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: idleConnections(c), MaxIdleConnsPerHost: concurrency(c)}).Transport,
 		Timeout:   c.Deliver.Timeout,
 		UserAgent: "relay/" + version,
 	}
 }
+
+// idleConnections is how many idle connections are kept without a client certificate.
+func idleConnections(c *Settings) int { return min(max(1024, concurrency(c)), mostIdle(c)) }
+
+// mostIdle is how many idle connections are kept in all.
+func mostIdle(c *Settings) int {
+	return endpointConnections(openFiles(), c.Database.MaxConnections+c.API.MaxConnections+1)
+}
+
+// identityOptions size the pools of client certificates: for each what one endpoint may have at once, for all of them what is
+// left of the file descriptors, or a few where that is nothing.
+func identityOptions(c *Settings) egress.TransportOptions {
+	return egress.TransportOptions{MaxIdleConns: min(1024, max(c.Deliver.EndpointConcurrency, mostIdle(c)-idleConnections(c))),
+		MaxIdleConnsPerHost: c.Deliver.EndpointConcurrency}
+}
+
+// identify makes the connections of a subscription that has a client certificate.
+func (d *Daemon) identify(c *tls.Certificate) deliver.Identity { return d.identities.New(c) }
 
 // EgressOptions are the settings of the egress policy that a configuration asks for.
 func EgressOptions(c *Settings) egress.Options {
@@ -448,6 +466,7 @@ func (d *Daemon) Reload() error {
 			return fmt.Errorf("reload: secrets.key: %w", err)
 		}
 	}
+	d.identities.Resize(identityOptions(merged))
 	if err := d.policy.Reload(EgressOptions(merged)); err != nil {
 		return fmt.Errorf("reload: egress: %w", err)
 	}

@@ -21,11 +21,13 @@ import (
 // by tenant and one by event type. Safe for concurrent use.
 type Directory struct {
 	check   CheckURL
+	as      Identify
 	keys    *secret.Keyring // guarded by mu
 	reading sync.Mutex      // held from a query to its effect, so that no older answer replaces a newer one
 	mu      sync.RWMutex
 	byID    map[uuid.UUID]*Endpoint
 	tenants map[string]*tenantIndex
+	left    []*client // whose connections unlock closes
 }
 
 // tenantIndex holds one tenant's endpoints by pattern, and the answers that were
@@ -36,24 +38,25 @@ type tenantIndex struct {
 }
 
 // NewDirectory returns an empty Directory whose endpoints get the URLs that
-// check lets through, and the secrets that keys open.
-func NewDirectory(check CheckURL, keys *secret.Keyring) *Directory {
-	return &Directory{check: check, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
+// check lets through, the secrets that keys open, and identities that as makes; nil: those
+// with a client certificate cannot be attempted. Close it when nothing is attempted any more.
+func NewDirectory(check CheckURL, as Identify, keys *secret.Keyring) *Directory {
+	return &Directory{check: check, as: as, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
 const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
-previous_secret_expires_at, headers, description, ordering, on_dead, rate_limit, retry_schedule, format, filter, rules_since, active, disabled_reason, created_at, updated_at`
+previous_secret_expires_at, headers, client_certificate, description, ordering, on_dead, rate_limit, retry_schedule, format, filter, rules_since, active, disabled_reason, created_at, updated_at`
 
 // scanSubscription reads a row of the subscription's own columns, and, with
 // failing, of what relay.failing says of it. Its secrets are not opened yet.
 func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	var s Subscription
 	var current string
-	var next, previous, headers, wanted *string
+	var next, previous, headers, certificate, wanted *string
 	var rate *float64
 	var waits []int64
-	to := append(make([]any, 0, 22), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
+	to := append(make([]any, 0, 23), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
+		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
 	if failing {
 		to = append(to, &s.FailingSince, &s.WarnedAt)
 	}
@@ -64,7 +67,7 @@ func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
 	for _, ms := range waits {
 		s.RetrySchedule = append(s.RetrySchedule, time.Duration(ms)*time.Millisecond)
 	}
-	s.stored = newStored(current, next, previous, headers)
+	s.stored = newStored(current, next, previous, headers, certificate)
 	if wanted != nil {
 		s.Filter, s.badFilter = filter.Parse([]byte(*wanted))
 	}
@@ -89,7 +92,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 	defer rows.Close()
 	seen := make(map[uuid.UUID]bool)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for rows.Next() {
 		s, err := scanSubscription(rows, false)
 		if err != nil {
@@ -118,7 +121,7 @@ func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (chan
 	defer d.reading.Unlock()
 	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id), false)
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if errors.Is(err, pgx.ErrNoRows) {
 		ep := d.byID[id]
 		if ep != nil {
@@ -140,16 +143,16 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 	ep := d.byID[s.ID]
 	if ep != nil && ep.Subscription().alike(s, time.Now()) {
 		if ep.Subscription().stored != s.stored {
-			ep.replace(s, d.check)
+			d.leave(ep.replace(s, d.check, d.as))
 		}
 		return nil
 	}
 	if ep == nil {
-		ep = newEndpoint(s, d.check)
+		ep = newEndpoint(s, d.check, d.as)
 		d.byID[s.ID] = ep
 	} else {
 		d.unindex(ep)
-		ep.replace(s, d.check)
+		d.leave(ep.replace(s, d.check, d.as))
 	}
 	t := d.tenants[s.TenantID]
 	if t == nil {
@@ -168,6 +171,34 @@ func (d *Directory) put(s *Subscription) *Endpoint {
 func (d *Directory) drop(ep *Endpoint) {
 	d.unindex(ep)
 	delete(d.byID, ep.id)
+	d.leave(ep.client())
+}
+
+// leave notes that nobody calls as a client any more; nil: as nobody.
+func (d *Directory) leave(c *client) {
+	if c != nil {
+		d.left = append(d.left, c)
+	}
+}
+
+// unlock gives mu back, and closes the connections of those that were left. TLS says a last word on each, which may take a
+// while, and events wait for mu.
+func (d *Directory) unlock() {
+	left := d.left
+	d.left = nil
+	d.mu.Unlock()
+	for _, c := range left {
+		c.identity.Close()
+	}
+}
+
+// Close closes the connections that are a single subscription's. What is attempted later is attempted all the same.
+func (d *Directory) Close() {
+	d.mu.Lock()
+	defer d.unlock()
+	for _, ep := range d.byID {
+		d.leave(ep.client())
+	}
 }
 
 func (d *Directory) unindex(ep *Endpoint) {
@@ -269,9 +300,9 @@ func (d *Directory) All() []*Endpoint {
 // Recheck asks again of every URL whether it is allowed, after the rule changed.
 func (d *Directory) Recheck() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	for _, ep := range d.byID {
-		ep.replace(ep.Subscription(), d.check)
+		d.leave(ep.replace(ep.Subscription(), d.check, d.as))
 	}
 }
 
@@ -280,7 +311,7 @@ func (d *Directory) Recheck() {
 // open a secret that is open.
 func (d *Directory) Rekey(keys *secret.Keyring) ([]*Endpoint, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	defer d.unlock()
 	if keys == d.keys {
 		return nil, nil
 	}

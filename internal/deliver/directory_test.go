@@ -30,13 +30,13 @@ var matches = []struct {
 
 func testSubscription(tenant string, patterns ...string) *Subscription {
 	return &Subscription{ID: uuid.New(), TenantID: tenant, URL: "http://a.test/", Events: patterns,
-		stored: newStored(testSecret, nil, nil, nil), Ordering: OrderingKey, Active: true, UpdatedAt: time.Now()}
+		stored: newStored(testSecret, nil, nil, nil, nil), Ordering: OrderingKey, Active: true, UpdatedAt: time.Now()}
 }
 
 func TestDirectory_MatchesByPatternEachEndpointOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range matches {
-		d := NewDirectory(url.Parse, nil)
+		d := NewDirectory(url.Parse, nil, nil)
 		s := testSubscription("acme", strings.Fields(c.patterns)...)
 		ep := d.put(s)
 		for range 2 { // the second answer is remembered
@@ -69,7 +69,7 @@ func TestDirectory_FollowsChangesAndKeepsTheEndpoint(t *testing.T) {
 	ctx := t.Context()
 	id := w.subscribe("a.test")
 	other := w.subscribe("b.test")
-	d := NewDirectory(url.Parse, nil)
+	d := NewDirectory(url.Parse, nil, nil)
 	changed, removed, err := d.Load(ctx, w.pool)
 	if err != nil || len(changed) != 2 || len(removed) != 0 {
 		t.Fatalf("load: %d changed, %d removed, %v", len(changed), len(removed), err)
@@ -117,7 +117,7 @@ func TestDirectory_FollowsChangesAndKeepsTheEndpoint(t *testing.T) {
 
 func TestDirectory_NeverMissesASubscriptionThatIsBeingChanged(t *testing.T) {
 	t.Parallel()
-	d := NewDirectory(url.Parse, nil)
+	d := NewDirectory(url.Parse, nil, nil)
 	s := testSubscription("acme", "*")
 	d.put(s)
 	stop := make(chan struct{})
@@ -149,7 +149,7 @@ func TestDirectory_NeverMissesASubscriptionThatIsBeingChanged(t *testing.T) {
 func BenchmarkDirectory_Match(b *testing.B) {
 	for _, n := range []int{10, 100_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			d := NewDirectory(url.Parse, nil)
+			d := NewDirectory(url.Parse, nil, nil)
 			for i := range n {
 				d.put(testSubscription(fmt.Sprintf("tenant-%d", i/5), "payment.*", "sales_order.confirmed"))
 			}
@@ -171,12 +171,12 @@ func TestDirectory_MakesNoAttemptAtAURLThatOtherHandsWrote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := NewDirectory(strict.CheckURL, nil)
+	d := NewDirectory(strict.CheckURL, nil, nil)
 	for url, want := range map[string]bool{
 		"https://receiver.example/": true, "http://receiver.example/": false, "https://10.0.0.1/": false, "https://user:pw@receiver.example/": false,
 		"https://receiver.example/#x": false, "https://receiver.example:22/": false, "https://receiver.example/\u202e": false, "": false,
 	} {
-		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: url, Events: []string{"*"}, stored: newStored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", nil, nil, nil)})
+		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: url, Events: []string{"*"}, stored: newStored("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", nil, nil, nil, nil)})
 		if fault := ep.spec.Load().fault; (fault == "") != want {
 			t.Errorf("%q: fault %q", url, fault)
 		}
@@ -185,7 +185,7 @@ func TestDirectory_MakesNoAttemptAtAURLThatOtherHandsWrote(t *testing.T) {
 
 func TestDirectory_RoutesByFilter(t *testing.T) {
 	t.Parallel()
-	d := NewDirectory(url.Parse, nil)
+	d := NewDirectory(url.Parse, nil, nil)
 	put := func(name, text string) {
 		s := testSubscription("acme", "*")
 		s.Description = name

@@ -48,6 +48,11 @@
 // help. Events of a subscription whose secret cannot be opened are parked, spend no
 // attempts, and go on when it can. That a secret is sealed anew changes nothing.
 //
+// Headers and the client certificate of a subscription are kept as its secrets are. A
+// certificate comes with connections that only its endpoint uses ([Identity]); they are
+// closed when it is replaced or taken away, and when its subscription goes. One that has
+// expired is told of once and shown all the same: the receiver decides.
+//
 // # Recording
 //
 // Outcomes, parked rows and progress are written by one goroutine, the

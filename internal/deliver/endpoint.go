@@ -29,6 +29,7 @@ type endpointSpec struct {
 	signer *signature.Signer // with each secret that is good
 	later  *signature.Signer // without the previous one, for when that has expired; nil when there is none
 	header http.Header       // that the subscription wants besides ours; read-only
+	client *client           // as whom it is called; nil: as nobody
 	fault  string            // why no attempt can be made, empty when one can
 }
 
@@ -44,16 +45,18 @@ func (s *endpointSpec) signerAt(now time.Time) *signature.Signer {
 // lets through may still be refused when it is dialed.
 type CheckURL func(raw string) (*url.URL, error)
 
-func newEndpoint(s *Subscription, check CheckURL) *Endpoint {
+func newEndpoint(s *Subscription, check CheckURL, as Identify) *Endpoint {
 	ep := &Endpoint{id: s.ID, lanes: newLaneSet()}
-	ep.replace(s, check)
+	ep.replace(s, check, as)
 	return ep
 }
 
 // replace takes a changed subscription in. Its URL is checked here too, because
-// rows may be written by other hands than ours.
-func (ep *Endpoint) replace(s *Subscription, check CheckURL) {
+// rows may be written by other hands than ours. It returns as whom the endpoint was called
+// and is not any more, nil for nobody; it must not run twice at once.
+func (ep *Endpoint) replace(s *Subscription, check CheckURL, as Identify) (left *client) {
 	spec := &endpointSpec{sub: s}
+	before := ep.client()
 	var err error
 	if spec.url, err = check(s.URL); err != nil {
 		spec.fault = "the URL of the subscription is not allowed"
@@ -61,8 +64,22 @@ func (ep *Endpoint) replace(s *Subscription, check CheckURL) {
 		spec.fault = "the secret of the subscription cannot be used"
 	} else if spec.header, err = s.Header(); err != nil {
 		spec.fault = err.Error()
+	} else if spec.client, err = newClient(s, before, as); err != nil {
+		spec.fault = err.Error()
 	}
 	ep.spec.Store(spec)
+	if before == spec.client {
+		return nil
+	}
+	return before
+}
+
+// client is as whom the endpoint is called; nil: as nobody.
+func (ep *Endpoint) client() *client {
+	if spec := ep.spec.Load(); spec != nil {
+		return spec.client
+	}
+	return nil
 }
 
 // sign makes the signers.

@@ -75,9 +75,9 @@ func TestHeader_IsCheckedWhenItIsRead(t *testing.T) {
 			t.Errorf("%s: %v", text, h)
 		}
 	}
-	d := NewDirectory(url.Parse, nil)
+	d := NewDirectory(url.Parse, nil, nil)
 	headers := `[["Host","evil"]]`
-	ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: "https://a.test", Events: []string{"*"}, stored: newStored(testSecret, nil, nil, &headers)})
+	ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: "https://a.test", Events: []string{"*"}, stored: newStored(testSecret, nil, nil, &headers, nil)})
 	if fault := ep.spec.Load().fault; fault == "" {
 		t.Error("an attempt would be made")
 	}

@@ -15,10 +15,11 @@ import (
 type slot string
 
 const (
-	slotCurrent  slot = "secret"
-	slotNext     slot = "next_secret"
-	slotPrevious slot = "previous_secret"
-	slotHeaders  slot = "headers"
+	slotCurrent     slot = "secret"
+	slotNext        slot = "next_secret"
+	slotPrevious    slot = "previous_secret"
+	slotHeaders     slot = "headers"
+	slotCertificate slot = "client_certificate"
 )
 
 // place is what is authenticated with a sealed secret: its column and row.
@@ -27,24 +28,22 @@ func (s slot) place(id uuid.UUID) string {
 }
 
 // storedSecrets are a row's secrets as they stand there, sealed or not; zero where there is none.
-type storedSecrets struct{ current, next, previous, headers secret.Secret }
+type storedSecrets struct{ current, next, previous, headers, certificate secret.Secret }
 
-func newStored(current string, next, previous, headers *string) storedSecrets {
-	s := storedSecrets{current: secret.New(current)}
-	if headers != nil {
-		s.headers = secret.New(*headers)
+func newStored(current string, next, previous, headers, certificate *string) storedSecrets {
+	given := func(text *string) secret.Secret {
+		if text == nil {
+			return secret.Secret{}
+		}
+		return secret.New(*text)
 	}
-	if next != nil {
-		s.next = secret.New(*next)
-	}
-	if previous != nil {
-		s.previous = secret.New(*previous)
-	}
-	return s
+	return storedSecrets{secret.New(current), given(next), given(previous), given(headers), given(certificate)}
 }
 
 // all are the texts of every column, nil where there is none.
-func (s storedSecrets) all() []any { return append(s.args(), revealed(s.headers)) }
+func (s storedSecrets) all() []any {
+	return append(s.args(), revealed(s.headers), revealed(s.certificate))
+}
 
 // args are those of the secrets that sign.
 func (s storedSecrets) args() []any {
@@ -77,6 +76,8 @@ func (s *Subscription) open(keys *secret.Keyring) {
 	s.NextSecret = read(s.stored.next, slotNext)
 	s.PreviousSecret = read(s.stored.previous, slotPrevious)
 	s.Headers = read(s.stored.headers, slotHeaders)
+	s.ClientCertificate = read(s.stored.certificate, slotCertificate)
+	s.Certificate = describe(s.ClientCertificate)
 	if s.Locked == nil && s.badFilter != nil {
 		s.Locked = fmt.Errorf("its filter, which other hands wrote: %w", s.badFilter)
 	}

@@ -12,9 +12,11 @@ import (
 // Request is one attempt to be made. Its fields are read-only: the endpoint's
 // are shared by all its attempts.
 type Request struct {
-	URL       *url.URL
-	Signer    *signature.Signer
-	Header    http.Header // that the subscription wants besides ours; nil for none
+	URL    *url.URL
+	Signer *signature.Signer
+	Header http.Header // that the subscription wants besides ours; nil for none
+	// Identity, with the subscription's client certificate, is what sends it; nil: it has none, and the Sink's own does.
+	Identity  http.RoundTripper
 	EventID   string
 	EventType string
 	Body      []byte

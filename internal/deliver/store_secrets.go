@@ -194,9 +194,9 @@ func (s Subscriptions) readStored(ctx context.Context, f func([]storedRow) error
 		list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (storedRow, error) {
 			var id uuid.UUID
 			var current string
-			var next, previous, headers *string
-			err := row.Scan(&id, &current, &next, &previous, &headers)
-			return storedRow{id, newStored(current, next, previous, headers)}, err
+			var next, previous, headers, certificate *string
+			err := row.Scan(&id, &current, &next, &previous, &headers, &certificate)
+			return storedRow{id, newStored(current, next, previous, headers, certificate)}, err
 		})
 		if err != nil {
 			return fmt.Errorf("read secrets: %w", err)
@@ -282,7 +282,7 @@ func (s Subscriptions) reseal(row storedRow) (anew storedSecrets, done bool, err
 		at       slot
 		from, to *secret.Secret
 	}{{slotCurrent, &row.current, &anew.current}, {slotNext, &row.next, &anew.next}, {slotPrevious, &row.previous, &anew.previous},
-		{slotHeaders, &row.headers, &anew.headers}} {
+		{slotHeaders, &row.headers, &anew.headers}, {slotCertificate, &row.certificate, &anew.certificate}} {
 		if c.from.IsZero() {
 			continue
 		}
@@ -310,7 +310,7 @@ func (s Subscriptions) KeysInUse(ctx context.Context) (map[uint32]int, error) {
 	used := make(map[uint32]int)
 	err := s.readStored(ctx, func(list []storedRow) error {
 		for _, row := range list {
-			for _, stored := range []secret.Secret{row.current, row.next, row.previous, row.headers} {
+			for _, stored := range []secret.Secret{row.current, row.next, row.previous, row.headers, row.certificate} {
 				if !stored.IsZero() {
 					key, _ := secret.KeyOf(stored.Reveal())
 					used[key]++

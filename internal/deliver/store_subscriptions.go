@@ -25,6 +25,7 @@ var (
 	sqlAddSubscription    = query("subscription_add")
 	sqlUpdateSubscription = query("subscription_update")
 	sqlSetHeaders         = query("subscription_headers")
+	sqlSetCertificate     = query("subscription_certificate")
 	sqlSomeSubscriptions  = query("subscriptions_some")
 	sqlRemoveSubscription = query("subscription_remove")
 	sqlSwitchSubscription = query("subscription_switch")
@@ -61,12 +62,16 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
-	headers, err := s.sealHeaders(id, sub.Headers)
+	headers, err := s.sealOptional(sub.Headers, slotHeaders.place(id))
+	if err != nil {
+		return fmt.Errorf("add subscription: %w", err)
+	}
+	certificate, err := s.sealOptional(sub.ClientCertificate, slotCertificate.place(id))
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
-		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason)
+		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason, certificate)
 	added, err := scanSubscription(row, false)
 	if err != nil {
 		return fmt.Errorf("add subscription: %w", err)
@@ -156,18 +161,29 @@ func (s *Subscription) waits() []int64 {
 
 // SetHeaders stores the headers that a subscription wants, as NewHeaders makes them.
 func (s Subscriptions) SetHeaders(ctx context.Context, id uuid.UUID, headers secret.Secret) error {
-	stored, err := s.sealHeaders(id, headers)
+	return s.setSealed(ctx, id, sqlSetHeaders, headers, slotHeaders)
+}
+
+// SetClientCertificate stores the client certificate of a subscription, as NewClientCertificate makes it; the empty Secret
+// takes it away.
+func (s Subscriptions) SetClientCertificate(ctx context.Context, id uuid.UUID, certificate secret.Secret) error {
+	return s.setSealed(ctx, id, sqlSetCertificate, certificate, slotCertificate)
+}
+
+func (s Subscriptions) setSealed(ctx context.Context, id uuid.UUID, sql string, text secret.Secret, at slot) error {
+	stored, err := s.sealOptional(text, at.place(id))
 	if err != nil {
 		return fmt.Errorf("change subscription %s: %w", id, err)
 	}
-	return s.change(ctx, id, sqlSetHeaders, stored)
+	return s.change(ctx, id, sql, stored)
 }
 
-func (s Subscriptions) sealHeaders(id uuid.UUID, headers secret.Secret) (*string, error) {
-	if headers.IsZero() {
+// sealOptional seals what a subscription may have; nil when it has none.
+func (s Subscriptions) sealOptional(text secret.Secret, place string) (*string, error) {
+	if text.IsZero() {
 		return nil, nil
 	}
-	stored, err := s.Keys.Seal(headers, slotHeaders.place(id))
+	stored, err := s.Keys.Seal(text, place)
 	return &stored, err
 }
 

@@ -59,10 +59,14 @@ type Subscription struct {
 	PreviousSecret    secret.Secret `json:"-"`
 	PreviousExpiresAt *time.Time    `json:"previous_secret_expires_at"`
 	// Headers are what its webhooks have besides ours (see NewHeaders); their values often are secrets.
-	Headers   secret.Secret `json:"-"`
-	Locked    error         `json:"-"`
-	stored    storedSecrets
-	badFilter error // what is wrong with the stored filter: all events match then
+	Headers secret.Secret `json:"-"`
+	// ClientCertificate is what its webhooks are posted with where the receiver asks for a certificate (see
+	// NewClientCertificate), and Certificate what is shown of it; nil: none.
+	ClientCertificate secret.Secret `json:"-"`
+	Certificate       *Certificate  `json:"client_certificate"`
+	Locked            error         `json:"-"`
+	stored            storedSecrets
+	badFilter         error // what is wrong with the stored filter: all events match then
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The

@@ -268,11 +268,16 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 		return Outcome{Aborted: true}
 	}
 	faultpoint.Hit(faultpoint.BeforeFirstAttempt)
-	out := sink.Attempt(p.attemptCtx, &Request{
+	r := &Request{
 		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
 		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1, Sequence: d.number,
-	})
+	}
+	if spec.client != nil {
+		r.Identity = spec.client.identity
+		p.tellExpired(d.ep, spec, time.Now())
+	}
+	out := sink.Attempt(p.attemptCtx, r)
 	if !out.Aborted {
 		p.metrics.attempt(d.flight, out)
 	}

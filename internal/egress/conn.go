@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,6 +24,9 @@ type conn struct {
 	// answered is set between something read and the next write, which begins the next request.
 	answered atomic.Bool
 	received atomic.Uint64 // see Received; only grows
+	closing  sync.Once
+	closed   chan struct{} // closed by Close
+	leaving  atomic.Bool   // see SetWriteDeadline
 }
 
 // Received returns how often something has come in on a connection that DialContext made, directly or below
@@ -63,7 +67,39 @@ func (c *conn) Write(b []byte) (int, error) {
 		_ = c.Close()
 		return 0, errStale
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil && !c.leaving.Load() {
+		c.awaitReader()
+	}
+	return n, err
+}
+
+// lastWords bounds how long what a receiver said before it went away goes before the error of writing to it.
+const lastWords = 100 * time.Millisecond
+
+// awaitReader waits until whoever reads from the connection has had what came before it broke, which ends with Close, and then
+// with an error of its own. A receiver that does not accept a client certificate says so with an alert when the request is on
+// its way already (TLS 1.3); an error of writing alone would say that it hung up.
+func (c *conn) awaitReader() {
+	t := time.NewTimer(lastWords)
+	defer t.Stop()
+	select {
+	case <-c.closed:
+	case <-t.C:
+	}
+}
+
+// SetWriteDeadline sets the deadline of what is written. Nobody here does so but TLS before its own last word, when nobody reads
+// any more.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.leaving.Store(true)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.closing.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 func (c *conn) stale() bool {

@@ -24,4 +24,7 @@
 //
 // Connections do not outlive the policy that they were dialled under: Reload closes idle ones, and busy ones
 // take no further request. Nor do they outlive Options.MaxConnAge, so that a change of DNS is seen.
+//
+// What an Identity sends, with a client certificate, meets the same rules on the same dialer, and shares no connection with
+// anything else. A proxy is not shown the certificate: it is for receivers.
 package egress

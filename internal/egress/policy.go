@@ -87,7 +87,8 @@ type Policy struct {
 	rules atomic.Pointer[rules]
 
 	mu         sync.Mutex
-	transports []weak.Pointer[http.Transport] // those that Transport made and somebody still uses
+	transports []weak.Pointer[http.Transport] // those that were made, and that somebody may still use
+	sweepAt    int                            // how many of them make it worth a look which are gone
 }
 
 // New returns a Policy. It refuses entries that are neither address, CIDR nor host name.
@@ -162,7 +163,8 @@ func withCAFile(roots *x509.CertPool, path string) (*x509.CertPool, error) {
 
 // Reload checks the options completely and then puts them in the place of the old ones in one step; after an
 // error the old ones stay. Idle connections are closed; a busy one finishes its exchange and takes no other.
-// Transports keep TLSTimeout, HeaderTimeout, RootCAs and CAFile, Clients keep Timeout, from when they were made.
+// Transports keep TLSTimeout, HeaderTimeout, RootCAs and CAFile, Clients keep Timeout, from when they were made; Identities
+// take in everything.
 func (p *Policy) Reload(o Options) error {
 	r, err := newRules(o)
 	if err != nil {
@@ -185,7 +187,7 @@ func (p *Policy) Reload(o Options) error {
 // that is not possible, the error is a *ProxyError.
 func (p *Policy) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	r := p.rules.Load()
-	wrapped := &conn{policy: p, dialledUnder: r}
+	wrapped := &conn{policy: p, dialledUnder: r, closed: make(chan struct{})}
 	var err error
 	if r.proxy != nil {
 		wrapped.Conn, wrapped.remote, err = r.dialThroughProxy(ctx, network, address)

@@ -27,13 +27,21 @@ type TransportOptions struct {
 // Prefer Client: it moves requests of every size away from an outlived connection, a bare Transport only those
 // that fit its write buffer of 4 KiB. The others get an error before anything of them is written.
 func (p *Policy) Transport(o TransportOptions) *http.Transport {
+	return p.transport(p.rules.Load(), o.withDefaults())
+}
+
+func (o TransportOptions) withDefaults() TransportOptions {
 	if o.MaxIdleConns == 0 {
 		o.MaxIdleConns = 1024
 	}
 	if o.MaxIdleConnsPerHost == 0 {
 		o.MaxIdleConnsPerHost = 8
 	}
-	r := p.rules.Load()
+	return o
+}
+
+// transport makes a Transport with the settings of one state of the policy.
+func (p *Policy) transport(r *rules, o TransportOptions) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	t := &http.Transport{
@@ -54,7 +62,10 @@ func (p *Policy) Transport(o TransportOptions) *http.Transport {
 		Protocols:              protocols,
 	}
 	p.mu.Lock()
-	p.transports = slices.DeleteFunc(p.transports, func(w weak.Pointer[http.Transport]) bool { return w.Value() == nil })
+	if len(p.transports) >= p.sweepAt { // so that making many does not look at all of them each time
+		p.transports = slices.DeleteFunc(p.transports, func(w weak.Pointer[http.Transport]) bool { return w.Value() == nil })
+		p.sweepAt = 2*len(p.transports) + 16
+	}
 	p.transports = append(p.transports, weak.Make(t))
 	p.mu.Unlock()
 	return t

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http/httptrace"
 	"sync"
@@ -93,6 +94,27 @@ func (t *trace) silent() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.conn != nil && !t.began
+}
+
+// lastWord returns the alert that the other side sent before it hung up while the request was on its way, nil for none.
+// net/http tells of such a connection only that it could not write to it any more; TLS has kept what it read.
+func (t *trace) lastWord(err error) error {
+	var op *net.OpError
+	if !errors.Is(err, net.ErrClosed) && !(errors.As(err, &op) && op.Op == "write") {
+		return nil
+	}
+	t.mu.Lock()
+	c, ok := t.conn.(*tls.Conn)
+	t.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	_ = c.SetReadDeadline(time.Unix(1, 0)) // it is closed, or about to be: nothing more is waited for
+	_, said := c.Read(make([]byte, 1))
+	if _, ok := alertOf(said); !ok {
+		return nil
+	}
+	return said
 }
 
 func (t *trace) isStray() bool {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,8 @@ const keptAnswer = 512
 
 // Poster is the Sink that speaks HTTP. It is safe for concurrent use.
 type Poster struct {
-	// Transport must dial under the egress policy and follow nothing by itself.
+	// Transport must dial under the egress policy and follow nothing by itself, and so must the Identity of a Request, which
+	// goes before it.
 	Transport http.RoundTripper
 	// Timeout bounds an attempt from its start to the last byte that is read.
 	Timeout time.Duration
@@ -77,13 +79,20 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil },
 	}).WithContext(ctx)
 
-	resp, err := p.Transport.RoundTrip(req)
+	via := p.Transport
+	if r.Identity != nil {
+		via = r.Identity
+	}
+	resp, err := via.RoundTrip(req)
 	if err == nil && t.isStray() {
 		_ = resp.Body.Close()
 		err = errStray
 	}
 	if err != nil {
-		out := p.failed(ctx, err, time.Since(started))
+		if said := t.lastWord(err); said != nil {
+			err = said
+		}
+		out := p.failed(ctx, err, time.Since(started), r.Identity != nil)
 		if out.Reason == deliver.ReasonOther && t.silent() {
 			// net/http has an error of its own for a server that hangs up before it is asked, which has no type.
 			out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
@@ -148,8 +157,8 @@ func Classify(status int) deliver.Outcome {
 // errStray is that of an answer that is to no request.
 var errStray = errors.New("the answer was there before its request")
 
-// failed classifies by type, never by the text of an error.
-func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deliver.Outcome {
+// failed classifies by type, never by the text of an error. identified tells whether there was a client certificate to show.
+func (p *Poster) failed(ctx context.Context, err error, took time.Duration, identified bool) deliver.Outcome {
 	out := deliver.Outcome{Duration: took}
 	var (
 		proxy   *egress.ProxyError
@@ -172,7 +181,7 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration) deli
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s", p.Timeout)
 	case isTLS(err):
-		out.Reason, out.Detail = deliver.ReasonTLS, "no secure connection could be made"
+		out.Reason, out.Detail = deliver.ReasonTLS, tlsDetail(err, identified)
 	case errors.As(err, &op) && op.Op == "dial":
 		out.Reason, out.Detail = deliver.ReasonConnect, "no connection could be made"
 	case errors.As(err, &netErr) && netErr.Timeout():
@@ -208,9 +217,74 @@ func isTLS(err error) bool {
 		authority x509.UnknownAuthorityError
 		host      x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		unfit     *egress.CertificateError
 	)
-	return errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
-		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
+	_, alerted := alertOf(err)
+	return alerted || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
+		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &unfit)
+}
+
+// alertOf returns the alert with which the other side ended a connection. It may come when the request is out: in TLS 1.3 a
+// server looks at the client's certificate after the client believes that the connection stands.
+func alertOf(err error) (alert uint8, ok bool) {
+	var op *net.OpError
+	// Only crypto/tls gives this operation, and its type of alerts is not exported.
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return 0, false
+	}
+	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
+		alert = uint8(v.Uint())
+	}
+	return alert, true
+}
+
+// Alerts about a certificate. Before TLS 1.3 a handshake failure says that there was none, among other things.
+//
+// Source: RFC 8446, section 6.2.
+const (
+	alertHandshakeFailure       = 40
+	alertBadCertificate         = 42
+	alertUnsupportedCertificate = 43
+	alertCertificateRevoked     = 44
+	alertCertificateExpired     = 45
+	alertCertificateUnknown     = 46
+	alertUnknownCA              = 48
+	alertAccessDenied           = 49
+	alertCertificateRequired    = 116
+)
+
+// tlsDetail says why there was no secure connection, and what of it is the client certificate's.
+func tlsDetail(err error, identified bool) string {
+	const other = "no secure connection could be made"
+	var unfit *egress.CertificateError
+	if errors.As(err, &unfit) {
+		return "the endpoint takes no client certificates of this kind"
+	}
+	alert, _ := alertOf(err)
+	if !identified {
+		switch alert {
+		case alertHandshakeFailure:
+			return "the endpoint ended the handshake; it may ask for a client certificate, and the subscription has none"
+		case alertBadCertificate, alertCertificateRequired:
+			return "the endpoint asks for a client certificate, and the subscription has none"
+		}
+		return other
+	}
+	switch alert {
+	case alertBadCertificate, alertCertificateUnknown, alertAccessDenied:
+		return "the endpoint does not accept the client certificate"
+	case alertUnsupportedCertificate:
+		return "the endpoint takes no client certificates of this kind"
+	case alertCertificateRevoked:
+		return "the endpoint says that the client certificate is revoked"
+	case alertCertificateExpired:
+		return "the endpoint says that the client certificate has expired"
+	case alertUnknownCA:
+		return "the endpoint does not know the authority of the client certificate"
+	case alertCertificateRequired:
+		return "the endpoint asks for another client certificate"
+	}
+	return other
 }
 
 // ParseRetryAfter reads a Retry-After value: seconds, which some send with a
