@@ -209,7 +209,7 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 func EgressOptions(c *Settings) egress.Options {
 	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
 		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, CAFile: c.Egress.CAFile, Proxy: c.Egress.Proxy, Own: ownAddresses(c),
-		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
+		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: min(c.Deliver.HeaderTimeout, c.Deliver.Timeout), Timeout: c.Deliver.Timeout + time.Second}
 }
 
 // ownAddresses are those that this relay and its database listen on, which are no receivers.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
@@ -40,6 +41,24 @@ func TestEgressOptions_NameWhatTheRelayAndItsDatabaseListenOn(t *testing.T) {
 		}
 		if _, err := egress.New(o); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A timeout that somebody makes shorter than the default for headers is no mistake: it holds for them as well.
+func TestEgressOptions_TheHeadersHaveNoMoreTimeThanTheAttempt(t *testing.T) {
+	for _, tc := range []struct {
+		env  []string
+		want time.Duration
+	}{
+		{nil, 10 * time.Second},
+		{[]string{"RELAY_DELIVER_TIMEOUT=30s"}, 10 * time.Second},
+		{[]string{"RELAY_DELIVER_TIMEOUT=4s"}, 4 * time.Second},
+		{[]string{"RELAY_DELIVER_HEADER_TIMEOUT=14s"}, 14 * time.Second},
+		{[]string{"RELAY_DELIVER_HEADER_TIMEOUT=3s", "RELAY_DELIVER_TIMEOUT=4s"}, 3 * time.Second},
+	} {
+		if got := daemon.EgressOptions(mustConfig(t, tc.env...)).HeaderTimeout; got != tc.want {
+			t.Errorf("%v: got %s, want %s", tc.env, got, tc.want)
 		}
 	}
 }

@@ -95,6 +95,13 @@ func (t *trace) silent() bool {
 	return t.conn != nil && !t.began
 }
 
+// asked tells whether the request went out as a whole.
+func (t *trace) asked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.written.IsZero()
+}
+
 func (t *trace) isStray() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -81,6 +81,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}
 	if err != nil {
 		out := p.failed(ctx, err, time.Since(started))
+		if out.Reason == deliver.ReasonTimeout && t.asked() && ctx.Err() == nil {
+			// net/http has an error of its own for headers that are late, which has no type either.
+			out.Detail = "the headers of an answer did not come in time"
+		}
 		if out.Reason == deliver.ReasonOther && t.silent() {
 			// net/http has an error of its own for a server that hangs up before it is asked, which has no type.
 			out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
