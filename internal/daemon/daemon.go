@@ -171,7 +171,7 @@ func poolConfig(c *Settings) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", errors.New(config.Redact(err.Error())))
 	}
-	cfg.MaxConns = int32(c.Database.MaxConnections) //nolint:gosec // validated
+	cfg.MaxConns = int32(c.Database.MaxConnections) // #nosec G115 -- validated
 	cfg.MinConns = 0
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = time.Minute
