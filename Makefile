@@ -83,6 +83,10 @@ lint: ## check format, go vet (macOS too), staticcheck and gosec
 vuln: ## look for known vulnerabilities in what the binary calls; needs a network, or GOVULNDB
 	@scripts/vuln.sh
 
+.PHONY: sbom
+sbom: build ## write bin/relay.cdx.json, which names all that bin/relay is built of (CycloneDX)
+	$(GO) -C tools run ./sbom -version "$(VERSION)" ../bin/relay >bin/relay.cdx.json
+
 .PHONY: verify
 verify: lint test ## lint and test, as the continuous integration does
 
