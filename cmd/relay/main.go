@@ -88,7 +88,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("relay {{.Version}}\n")
 	config.AddFlags(root.PersistentFlags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newOpenAPI(),
+	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newTenant(), newOpenAPI(),
 		newStatus(), newConfig(), newVersion())
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {

@@ -179,6 +179,19 @@ func newEmptyStage(t *testing.T) *stage {
 	return s
 }
 
+// another is the stage with a connection of its own, for another goroutine.
+func (s *stage) another() *stage {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	o := *s
+	o.conn = conn
+	return &o
+}
+
 // relay runs a command on the stage's database.
 func (s *stage) relay(args ...string) result {
 	s.t.Helper()
