@@ -213,3 +213,21 @@ func TestTenantErase_BesideARelayLeavesNothingOfOneTenantAndDeliversTheOthers(t 
 	})
 	s.relay("subscriptions", "show", again).exits(0)
 }
+
+// What is gone is counted and noted, also when the end is not reached.
+func TestTenantErase_SaysSoWhenMoreKeepsComing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.park("acme", s.subscribe("acme", "https://a.example/x"), 3)
+	s.exec(`CREATE FUNCTION public.more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		INSERT INTO relay.quarantine (commit_lsn, row_index, committed_at, reason, detail, tenant_id, raw)
+			VALUES ('0/1', OLD.row_index + 1, now(), 'x', 'x', OLD.tenant_id, ''); RETURN NULL; END $$`)
+	s.exec("CREATE TRIGGER more AFTER DELETE ON relay.quarantine FOR EACH ROW EXECUTE FUNCTION public.more()")
+	s.relay("tenant", "erase", "--tenant", "acme", "--yes", "--wait", "20ms").exits(exitFailed).says("erased: 1 subscriptions, 3 deliveries that wait").
+		complains("1 rows: more of the tenant came meanwhile", "call it again")
+	s.exec("DROP TRIGGER more ON relay.quarantine")
+	s.relay("tenant", "erase", "--tenant", "acme", "--yes", "--wait", "20ms").exits(0).says("erased: 0 subscriptions", "1 quarantined rows")
+	if left := s.tables("acme"); fmt.Sprint(left) != "map[relay.changes:2]" {
+		t.Errorf("left: %v", left)
+	}
+}
