@@ -194,10 +194,10 @@ func TestDeliveriesTail_PrintsWhatEndsAndStops(t *testing.T) {
 	f := newFixture(t)
 	for _, form := range []string{"text", "json"} {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, errs output.Buffer
+		out, errs := output.New(t, "stdout"), output.New(t, "stderr")
 		code := make(chan int, 1)
 		go func() {
-			code <- callWith(ctx, &out, &errs, append([]string{"deliveries", "tail", "--tenant", "umbrella", "-o", form}, f.set...)...)
+			code <- callWith(ctx, out, errs, append([]string{"deliveries", "tail", "--tenant", "umbrella", "-o", form}, f.set...)...)
 		}()
 		n := 0
 		f.eventually("an ended delivery is printed", func() bool {

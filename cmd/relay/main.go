@@ -41,12 +41,22 @@ type unhealthyError struct{ error }
 func (e unhealthyError) Unwrap() error { return e.error }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-ctx.Done()
-		stop() // a second signal ends the process at once
-	}()
+	ctx, cancel := context.WithCancel(context.Background())
+	go untilSignal(cancel)
 	os.Exit(execute(ctx, newRoot(), os.Args[1:]))
+}
+
+// untilSignal ends a context at the first signal, and the process at once at the second, however soon that comes.
+func untilSignal(cancel context.CancelFunc) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	<-signals
+	cancel()
+	again := <-signals
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	if self, err := os.FindProcess(os.Getpid()); err != nil || self.Signal(again) != nil {
+		os.Exit(exitFailed)
+	}
 }
 
 // execute runs a command and returns the exit code.
@@ -88,7 +98,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("relay {{.Version}}\n")
 	config.AddFlags(root.PersistentFlags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newOpenAPI(),
+	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newTenant(), newOpenAPI(),
 		newStatus(), newConfig(), newVersion())
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {

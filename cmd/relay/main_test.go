@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -36,10 +38,9 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")))
 }
 
-const (
-	testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-	patience   = 20 * time.Second
-)
+var testSecret = output.Secret(nil, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+
+const patience = 20 * time.Second
 
 // result is what a command left.
 type result struct {
@@ -52,12 +53,48 @@ type result struct {
 // call runs a command in this process.
 func call(t *testing.T, args ...string) result {
 	t.Helper()
-	var out, err output.Buffer
-	code := callWith(t.Context(), &out, &err, args...)
-	return result{t: t, args: strings.Join(args, " "), out: out.String(), err: err.String(), code: code}
+	line := "relay " + strings.Join(args, " ")
+	out, err := output.Once("stdout of "+line), output.Once("stderr of "+line)
+	given(t, args)
+	code := callWith(t.Context(), out, err, args...)
+	r := result{t: t, args: strings.Join(args, " "), out: out.Said(t), err: err.Said(t), code: code}
+	for _, made := range secretMade.FindAllString(r.out+"\n"+r.err, -1) { // shown this once
+		output.Secret(t, made)
+	}
+	return r
 }
 
-func callWith(ctx context.Context, out, err io.Writer, args ...string) int {
+// secretMade is what a command shows of a secret or a token that it makes.
+var secretMade = regexp.MustCompile(`whsec_[A-Za-z0-9+/=]{20,}|relay_[0-9A-Za-z]{40,}`)
+
+// given makes the secrets known that a command is given in its arguments.
+func given(t *testing.T, args []string) {
+	t.Helper()
+	for i, arg := range args {
+		if u, err := url.Parse(arg); err == nil && u.User != nil {
+			password, _ := u.User.Password()
+			output.Secret(t, password)
+		}
+		if i == 0 {
+			continue
+		}
+		switch args[i-1] {
+		case "--secret":
+			output.Secret(t, arg)
+		case "--secret-file":
+			if text, err := os.ReadFile(arg); err == nil {
+				output.Secret(t, strings.TrimSpace(string(text)))
+			}
+		}
+		if path, ok := strings.CutPrefix(arg, "secrets.key_file="); ok {
+			for _, key := range keysIn(path) {
+				output.Secret(t, key)
+			}
+		}
+	}
+}
+
+func callWith(ctx context.Context, out, err *output.Buffer, args ...string) int {
 	root := newRoot()
 	root.SetOut(out)
 	root.SetErr(err)
@@ -142,6 +179,19 @@ func newEmptyStage(t *testing.T) *stage {
 	return s
 }
 
+// another is the stage with a connection of its own, for another goroutine.
+func (s *stage) another() *stage {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	o := *s
+	o.conn = conn
+	return &o
+}
+
 // relay runs a command on the stage's database.
 func (s *stage) relay(args ...string) result {
 	s.t.Helper()
@@ -215,7 +265,7 @@ func (s *stage) startLogged(listen string) (*daemon.Daemon, *output.Buffer) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	log := &output.Buffer{}
+	log := output.New(s.t, "the daemon")
 	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), Version: "test", Reload: s.config})
 	if err != nil {
 		s.t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // keyFile makes a keyset as an operator does.
@@ -25,18 +26,21 @@ func keyFile(t *testing.T) string {
 	return write(t, "keys.json", call(t, "secrets", "generate-key").exits(0).quiet().out)
 }
 
-// keysOf are the keys themselves, as they stand in a keyset file.
-func keysOf(t *testing.T, path string) []string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+// keysIn are the keys themselves, as they stand in a keyset file; none when it cannot be read.
+func keysIn(path string) []string {
+	b, _ := os.ReadFile(path)
 	var keys []string
 	for _, part := range strings.Split(string(b), `"value":"`)[1:] {
 		key, _, _ := strings.Cut(part, `"`)
 		keys = append(keys, key)
 	}
+	return keys
+}
+
+// keysOf is keysIn of a file that has some.
+func keysOf(t *testing.T, path string) []string {
+	t.Helper()
+	keys := keysIn(path)
 	if len(keys) == 0 {
 		t.Fatalf("no key in %s", path)
 	}
@@ -336,4 +340,12 @@ func TestSecrets_AreShownNowhere(t *testing.T) {
 			t.Errorf("shown: %s", all[max(0, i-200):min(len(all), i+200)])
 		}
 	}
+}
+
+// Were a command to show a secret that it is given, every test here would fail.
+func TestCall_NoticesASecretInWhatACommandPrints(t *testing.T) {
+	t.Parallel()
+	output.MustNotice(t, func() {
+		call(t, "deliveries", "list", "-o", "canary-9", "--database-url", "postgres://me:canary-9@127.0.0.1:1/none")
+	})
 }

@@ -73,10 +73,10 @@ func TestStatus_WatchesUntilItIsInterrupted(t *testing.T) {
 	s.set = append(s.set, "--set", "http.listen=127.0.0.1:1")
 	for _, form := range []string{"text", "json"} {
 		ctx, cancel := context.WithCancel(t.Context())
-		var out, errs output.Buffer
+		out, errs := output.New(t, "stdout"), output.New(t, "stderr")
 		code := make(chan int, 1)
 		go func() {
-			code <- callWith(ctx, &out, &errs, append([]string{"status", "--watch", "-o", form}, s.set...)...)
+			code <- callWith(ctx, out, errs, append([]string{"status", "--watch", "-o", form}, s.set...)...)
 		}()
 		s.eventually("it is shown twice", func() bool { return strings.Count(out.String(), "quarantined") >= 2 })
 		cancel()

@@ -83,7 +83,7 @@ func expiry(span string, now time.Time) (time.Time, error) {
 	if days, ok := strings.CutSuffix(span, "d"); ok {
 		var n uint64
 		n, err = strconv.ParseUint(days, 10, 16)
-		d = time.Duration(n) * 24 * time.Hour //nolint:gosec // 16 bits
+		d = time.Duration(n) * 24 * time.Hour // 16 bits
 	} else {
 		d, err = time.ParseDuration(span)
 	}

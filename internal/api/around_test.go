@@ -15,6 +15,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestAPI_AnswersUnknownPathsAndMethodsAsProblems(t *testing.T) {
@@ -275,4 +276,14 @@ func TestAPI_OutlastsAPanic(t *testing.T) {
 	if a := w.call("GET", "/events", acme, nil); a.Status != 200 {
 		t.Errorf("the next call: status %d", a.Status)
 	}
+}
+
+// Were an answer to show what somebody made known as a secret, every test here would fail.
+func TestWorld_NoticesASecretInAnAnswer(t *testing.T) {
+	t.Parallel()
+	output.MustNotice(t, func() {
+		w := newWorld(t)
+		acme := w.token(token.RoleTenantWrite, "acme")
+		w.call("POST", "/subscriptions", acme, `{"url":"https://h.example.com/canary-7","event":"*","secret":"canary-7"}`)
+	})
 }

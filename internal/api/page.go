@@ -85,7 +85,7 @@ func renderPage(doc *huma.OpenAPI) ([]byte, error) {
 		Operations      []pageOperation
 		Schemas         []pageSchema
 		Problems        []pageProblem
-	}{Style: template.CSS(pageCSS), Version: doc.Info.Version, Prefix: Prefix, //nolint:gosec // embedded
+	}{Style: template.CSS(pageCSS), Version: doc.Info.Version, Prefix: Prefix, // #nosec G203 -- embedded
 		Introduction: strings.Split(strings.ReplaceAll(introduction, "`", ""), "\n\n")}
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths)) {
 		item := doc.Paths[path]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -34,6 +35,7 @@ type world struct {
 	api  *API
 	base string
 	logs *output.Buffer
+	said *output.Buffer // all answers, without the secrets that are shown once
 
 	outbox     map[uuid.UUID][]byte // bodies of events that are retained
 	breakers   map[uuid.UUID]deliver.BreakerState
@@ -58,7 +60,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	w := &world{t: t, db: db, logs: &output.Buffer{}, limits: Limits{MaxSubscriptions: 100}}
+	w := &world{t: t, db: db, logs: output.New(t, "the log"), said: output.New(t, "an answer"), limits: Limits{MaxSubscriptions: 100}}
 	catalog, err := outbox.NewCatalog()
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +148,7 @@ func (w *world) token(role token.Role, tenant string) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return text.Reveal()
+	return output.Secret(w.t, text.Reveal())
 }
 
 // answer is what a call got.
@@ -199,6 +201,7 @@ func (w *world) call(method, path, bearer string, body any, headers ...header) a
 			}
 			text = string(b)
 		}
+		w.given(text)
 		content = strings.NewReader(text)
 	}
 	req, err := http.NewRequestWithContext(w.t.Context(), method, w.base+path, content)
@@ -223,7 +226,62 @@ func (w *world) call(method, path, bearer string, body any, headers ...header) a
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	shown := w.shownOnce(method, path, b)
+	text := fmt.Sprintf("%d %v\n%s\n", resp.StatusCode, resp.Header, shown)
+	_, _ = io.WriteString(w.said, text) // for what is known later
+	output.Check(w.t, method+" "+path, text)
 	return answer{resp.StatusCode, resp.Header, string(b)}
+}
+
+// given makes the secrets known that a caller sends: what signs, the values of headers, and what is for Authorization.
+func (w *world) given(body string) {
+	w.t.Helper()
+	var sent struct {
+		Secret  any
+		Headers any
+		Auth    any
+	}
+	if json.Unmarshal([]byte(body), &sent) != nil {
+		return // what is no object, or one of another kind, gives none
+	}
+	text := func(v any) {
+		if s, ok := v.(string); ok {
+			output.Secret(w.t, s)
+		}
+	}
+	text(sent.Secret)
+	if list, ok := sent.Headers.([]any); ok {
+		for _, h := range list {
+			if pair, ok := h.(map[string]any); ok {
+				text(pair["value"])
+			}
+		}
+	}
+	if auth, ok := sent.Auth.(map[string]any); ok {
+		text(auth["token"])
+		text(auth["password"])
+	}
+}
+
+// shownOnce takes out of an answer the secret that it makes, on the two routes that make one, and makes it known.
+func (w *world) shownOnce(method, path string, body []byte) []byte {
+	w.t.Helper()
+	var fields map[string]json.RawMessage
+	if method != http.MethodPost || path != Prefix+"/subscriptions" && !strings.HasSuffix(path, "/rotate-secret") || json.Unmarshal(body, &fields) != nil {
+		return body
+	}
+	for _, name := range []string{"secret", "next_secret"} {
+		var made string
+		if json.Unmarshal(fields[name], &made) == nil {
+			output.Secret(w.t, made)
+			delete(fields, name)
+		}
+	}
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rest
 }
 
 // subscribe makes a subscription through the API.

@@ -22,8 +22,8 @@ func row(id uuid.UUID, xid uint64) cdc.Row {
 }
 
 func number(n int) (id uuid.UUID) {
-	binary.BigEndian.PutUint64(id[8:], uint64(n)*0x9e3779b97f4a7c15) //nolint:gosec // test
-	binary.BigEndian.PutUint64(id[:8], uint64(n))                    //nolint:gosec // test
+	binary.BigEndian.PutUint64(id[8:], uint64(n)*0x9e3779b97f4a7c15)
+	binary.BigEndian.PutUint64(id[:8], uint64(n))
 	return id
 }
 
@@ -121,7 +121,7 @@ func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
 	r := row(number(1), 7)
 	for i := range maxTransactions + 1 {
 		j.Row(r)
-		j.Commit(cdc.LSN(100 + i)) //nolint:gosec // small
+		j.Commit(cdc.LSN(100 + i))
 	}
 	if !j.Overflowed() || len(j.done) != 0 {
 		t.Fatalf("%d transactions are kept", len(j.done))
@@ -178,7 +178,7 @@ func TestJournal_AddsUpABacklogThatTheMarkerWillShow(t *testing.T) {
 	j.Emitted(n+6, cdc.Snapshot{Xmin: n + 6, Xmax: n + 6})
 	most := 0
 	for i := range n {
-		bring(j, cdc.LSN(100+i), uint64(6+i), number(i)) //nolint:gosec // small
+		bring(j, cdc.LSN(100+i), uint64(6+i), number(i))
 		most = max(most, len(j.done))
 	}
 	if most > keepEach+10 || j.Overflowed() {
@@ -201,7 +201,7 @@ func TestJournal_AddsUpTransactionsThatComeInTurns(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{}, nil)
 	const rows, ids = 30_000, 3
 	for i := range rows {
-		j.Row(row(number(i), uint64(5+i%ids))) //nolint:gosec // small
+		j.Row(row(number(i), uint64(5+i%ids)))
 	}
 	var n uint32
 	for _, tally := range j.Commit(100) {
@@ -215,7 +215,7 @@ func TestJournal_AddsUpTransactionsThatComeInTurns(t *testing.T) {
 	w, _ := j.Cut(cdc.Snapshot{Xmin: 9, Xmax: 9})
 	var table []cdc.Tally
 	for k := range ids {
-		want := cdc.Tally{XID: uint64(5 + k)} //nolint:gosec // small
+		want := cdc.Tally{XID: uint64(5 + k)}
 		for i := k; i < rows; i += ids {
 			want.Rows++
 			want.Sum += cdc.Fingerprint(number(i))
@@ -311,10 +311,10 @@ func TestJournal_KeepsFewTransactionsThatTheServerDoesNotKnow(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
 	const own, many = keepEach + 5000, 2 * maxUnknown
 	for i := range many {
-		bring(j, 90, uint64(1_000_000_000+i), number(i)) //nolint:gosec // small
+		bring(j, 90, uint64(1_000_000_000+i), number(i))
 	}
 	for xid := uint64(6); xid < own; xid++ {
-		bring(j, cdc.LSN(xid)+100, xid, number(int(xid))) //nolint:gosec // small
+		bring(j, cdc.LSN(xid)+100, xid, number(int(xid)))
 	}
 	j.Expect("m")
 	shown := cdc.Snapshot{Xmin: own, Xmax: own}

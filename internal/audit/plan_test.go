@@ -111,7 +111,7 @@ func TestCompareRecorded_FindsWhatDiffersFromTheRecord(t *testing.T) {
 	}
 	tally := func(n, hidden int) cdc.Tally {
 		xid, ids := f.write(n, hidden)
-		s := cdc.Tally{Commit: f.lsn, XID: xid, Rows: uint32(n - hidden)} //nolint:gosec // small
+		s := cdc.Tally{Commit: f.lsn, XID: xid, Rows: uint32(n - hidden)}
 		for _, id := range ids[hidden:] {
 			s.Sum += cdc.Fingerprint(id)
 		}

@@ -202,7 +202,7 @@ func (t Table) read(ctx context.Context, tx pgx.Tx, byTransaction bool, w Window
 		if err := row.Scan(&xid, &n, &upper, &lower); err != nil {
 			return out, err
 		}
-		out.Rows = uint32(n) //nolint:gosec // as many as a table of a few seconds has
+		out.Rows = uint32(n) // #nosec G115 -- as many as a table of a few seconds has
 		if xid != "" {
 			var err error
 			if out.XID, err = strconv.ParseUint(xid, 10, 64); err != nil {

@@ -100,8 +100,8 @@ func (f *fixture) write(n, hidden int) (xid uint64, ids []uuid.UUID) {
 		f.t.Fatal(err)
 	}
 	f.lsn += 10
-	f.recorded = append(f.recorded, bring(f.j, f.lsn, uint64(x), ids[hidden:]...)...) //nolint:gosec // positive
-	return uint64(x), ids                                                             //nolint:gosec // positive
+	f.recorded = append(f.recorded, bring(f.j, f.lsn, uint64(x), ids[hidden:]...)...)
+	return uint64(x), ids
 }
 
 func (f *fixture) compare() Result {

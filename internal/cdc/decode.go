@@ -76,8 +76,8 @@ func (d *Decoder) Skipped() uint64 { return d.skipped }
 var pgEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func pgTime(micros uint64) time.Time {
-	return pgEpoch.Add(time.Duration(int64(micros)) * time.Microsecond)
-} //nolint:gosec // the wire format is a signed 64-bit value
+	return pgEpoch.Add(time.Duration(int64(micros)) * time.Microsecond) // #nosec G115 -- signed on the wire
+}
 
 // Decode reads one message. ok is false when it yields no Item.
 func (d *Decoder) Decode(msg []byte) (item Item, ok bool, err error) {
@@ -180,7 +180,7 @@ func (d *Decoder) relation(b []byte) error {
 			return malformed("short relation column")
 		}
 		c.TypeOID = binary.BigEndian.Uint32(b)
-		c.TypeMod = int32(binary.BigEndian.Uint32(b[4:])) //nolint:gosec // signed on the wire
+		c.TypeMod = int32(binary.BigEndian.Uint32(b[4:])) // #nosec G115 -- signed on the wire
 		b = b[8:]
 		rel.Columns = append(rel.Columns, c)
 	}

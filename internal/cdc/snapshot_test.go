@@ -24,7 +24,7 @@ func TestSnapshot_AgreesWithPostgreSQL(t *testing.T) {
 		}
 		low := max(s.Xmin, 3) - 2
 		rows, err := conn.Query(t.Context(), `SELECT pg_visible_in_snapshot(x::text::xid8, $1::text::pg_snapshot)
-			FROM generate_series($2::bigint, $2::bigint + 25) x ORDER BY x`, text, int64(low)) //nolint:gosec // small
+			FROM generate_series($2::bigint, $2::bigint + 25) x ORDER BY x`, text, int64(low))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +33,7 @@ func TestSnapshot_AgreesWithPostgreSQL(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, w := range want {
-			if xid := low + uint64(i); s.Visible(xid) != w { //nolint:gosec // small
+			if xid := low + uint64(i); s.Visible(xid) != w {
 				t.Errorf("%s: transaction %d visible %v, PostgreSQL says %v", text, xid, !w, w)
 			}
 		}
@@ -90,7 +90,7 @@ func TestWatermark_GivesTheTalliesOfFinishedTransactionsOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		tickets = append(tickets, ticket)
-		if err := w.Commit(commit+5, []Tally{{Commit: commit, XID: uint64(i), Rows: 1}}); err != nil { //nolint:gosec // small
+		if err := w.Commit(commit+5, []Tally{{Commit: commit, XID: uint64(i), Rows: 1}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -441,7 +441,7 @@ func (s *Stream) sendStatus(askReply bool) error {
 	if faultpoint.Planted(faultpoint.FlushZero) {
 		clear(buf[14:])
 	}
-	buf = binary.BigEndian.AppendUint64(buf, uint64(time.Since(pgEpoch).Microseconds())) //nolint:gosec // positive since 2000
+	buf = binary.BigEndian.AppendUint64(buf, uint64(time.Since(pgEpoch).Microseconds())) // #nosec G115 -- positive since 2000
 	if askReply {
 		buf = append(buf, 1)
 	} else {

@@ -22,6 +22,10 @@ var relations = []relation{
 	{"deliver.connect_timeout", "deliver.timeout", func(c *Config) bool {
 		return c.Deliver.ConnectTimeout <= c.Deliver.Timeout
 	}, "at most"},
+	// Its default says nothing of a timeout that was made shorter.
+	{"deliver.header_timeout", "deliver.timeout", func(c *Config) bool {
+		return c.Deliver.HeaderTimeout <= c.Deliver.Timeout || c.Origin("deliver.header_timeout").Source == SourceDefault
+	}, "at most"},
 	{"deliver.breaker.first_probe", "deliver.breaker.max_probe", func(c *Config) bool {
 		return c.Deliver.Breaker.FirstProbe <= c.Deliver.Breaker.MaxProbe
 	}, "at most"},

@@ -96,6 +96,7 @@ type Catalog struct {
 type Deliver struct {
 	Timeout             time.Duration // whole attempt, from name resolution to the last byte of the answer
 	ConnectTimeout      time.Duration // name resolution and TCP, part of Timeout
+	HeaderTimeout       time.Duration // end of the request to the headers of the answer; its default may be above Timeout, which then holds
 	HandoverAfter       time.Duration // an attempt that lasts longer is parked; below Timeout
 	DrainTimeout        time.Duration // at a stop, how long attempts in flight may still end
 	Retry               Retry

@@ -231,7 +231,7 @@ func text(expected string) kind[string] {
 }
 
 func connString() kind[string] {
-	expected := "a PostgreSQL connection: postgres://user:password@host:5432/database or key=value pairs"
+	expected := "a PostgreSQL connection: postgres://user:password@host:5432/database or key=value pairs" // #nosec G101 -- an example
 	k := words(expected, map[string]any{"minLength": 1}, func(s string) *mismatch {
 		scheme, _, isURL := strings.Cut(s, "://")
 		isURL = isURL && !strings.ContainsAny(scheme, "= \t")

@@ -79,6 +79,8 @@ var settings = []setting{
 		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.Timeout }),
 	one("deliver.connect_timeout", "3s", "Time for name resolution and TCP, part of deliver.timeout.",
 		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.ConnectTimeout }),
+	one("deliver.header_timeout", "10s", "Time from the end of the request to the headers of the answer; deliver.timeout where that is shorter.",
+		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.HeaderTimeout }),
 	one("deliver.handover_after", "2s", "An attempt that lasts longer is parked, so that it holds nothing up.",
 		duration(time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.HandoverAfter }),
 	one("deliver.drain_timeout", "20s", "Time that attempts in flight have at a stop.",

@@ -35,7 +35,7 @@ func ParseSize(s string) (Size, error) {
 			continue
 		}
 		n, err := strconv.ParseUint(strings.TrimRight(digits, " "), 10, 63)
-		if err != nil || n > uint64(math.MaxInt64/u.size) {
+		if err != nil || n > uint64(math.MaxInt64/u.size) { // #nosec G115 -- units are positive
 			return 0, errSize
 		}
 		return Size(n) * u.size, nil

@@ -31,7 +31,7 @@ func newAPIPool(c *Settings, connections int) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.MaxConns = int32(connections) //nolint:gosec // validated
+	cfg.MaxConns = int32(connections) // #nosec G115 -- validated
 	p := cfg.ConnConfig.RuntimeParams
 	p["application_name"] = "relay-api"
 	p["statement_timeout"] = apiStatement.String()

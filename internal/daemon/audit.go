@@ -116,7 +116,7 @@ func (l *leader) auditOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.journal.Emitted(uint64(own), snapshot) //nolint:gosec // not negative
+	l.journal.Emitted(uint64(own), snapshot) // #nosec G115 -- not negative
 	if there, err := l.awaitMarker(ctx, came, emitted); !there {
 		return err
 	}

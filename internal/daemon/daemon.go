@@ -173,7 +173,7 @@ func poolConfig(c *Settings) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", errors.New(config.Redact(err.Error())))
 	}
-	cfg.MaxConns = int32(c.Database.MaxConnections) //nolint:gosec // validated
+	cfg.MaxConns = int32(c.Database.MaxConnections) // #nosec G115 -- validated
 	cfg.MinConns = 0
 	cfg.MaxConnIdleTime = 5 * time.Minute
 	cfg.HealthCheckPeriod = time.Minute
@@ -227,7 +227,7 @@ func (d *Daemon) identify(c *tls.Certificate) deliver.Identity { return d.identi
 func EgressOptions(c *Settings) egress.Options {
 	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
 		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, CAFile: c.Egress.CAFile, Proxy: c.Egress.Proxy, Own: ownAddresses(c),
-		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: c.Deliver.Timeout, Timeout: c.Deliver.Timeout + time.Second}
+		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: min(c.Deliver.HeaderTimeout, c.Deliver.Timeout), Timeout: c.Deliver.Timeout + time.Second}
 }
 
 // ownAddresses are those that this relay and its database listen on, which are no receivers.

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")))
 }
 
-const testSecret = "test-secret-key"
+var testSecret = output.Secret(nil, "test-secret-key")
 
 // arrival is one request that a receiver got.
 type arrival struct {
@@ -183,7 +183,7 @@ func (r *rig) launch() *running {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	buf := &output.Buffer{}
+	buf := output.New(r.t, "the daemon")
 	log := slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	d, err := daemon.New(daemon.Options{Config: cfg, Log: log, Version: "test", AuditKeeps: r.keep, Reload: r.reload})
 	if err != nil {

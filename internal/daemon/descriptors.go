@@ -18,7 +18,7 @@ func openFiles() uint64 {
 // endpointConnections is how many connections to endpoints may be busy, and as many idle, under a limit of file descriptors.
 // Connections that took the last ones would keep the relay from its database and its health page from answering.
 func endpointConnections(limit uint64, pool int) int {
-	own := uint64(ownDescriptors + pool)
+	own := uint64(ownDescriptors + pool) // #nosec G115 -- the sum of two positive numbers
 	if limit <= own {
 		return 1
 	}

@@ -1,17 +1,18 @@
 package daemon_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func mustConfig(t *testing.T, env ...string) *config.Config {
@@ -44,6 +45,24 @@ func TestEgressOptions_NameWhatTheRelayAndItsDatabaseListenOn(t *testing.T) {
 	}
 }
 
+// A timeout that somebody makes shorter than the default for headers is no mistake: it holds for them as well.
+func TestEgressOptions_TheHeadersHaveNoMoreTimeThanTheAttempt(t *testing.T) {
+	for _, tc := range []struct {
+		env  []string
+		want time.Duration
+	}{
+		{nil, 10 * time.Second},
+		{[]string{"RELAY_DELIVER_TIMEOUT=30s"}, 10 * time.Second},
+		{[]string{"RELAY_DELIVER_TIMEOUT=4s"}, 4 * time.Second},
+		{[]string{"RELAY_DELIVER_HEADER_TIMEOUT=14s"}, 14 * time.Second},
+		{[]string{"RELAY_DELIVER_HEADER_TIMEOUT=3s", "RELAY_DELIVER_TIMEOUT=4s"}, 3 * time.Second},
+	} {
+		if got := daemon.EgressOptions(mustConfig(t, tc.env...)).HeaderTimeout; got != tc.want {
+			t.Errorf("%v: got %s, want %s", tc.env, got, tc.want)
+		}
+	}
+}
+
 // An entry for one address is for receivers: it does not open the database beside them.
 func TestEgressOptions_AllowingAnAddressDoesNotOpenTheDatabaseOnIt(t *testing.T) {
 	p, err := egress.New(daemon.EgressOptions(mustConfig(t, "RELAY_DATABASE_URL=postgres://u@127.0.0.1:5432/a", "RELAY_EGRESS_ALLOW=127.0.0.1,localhost",
@@ -62,10 +81,11 @@ func TestEgressOptions_AllowingAnAddressDoesNotOpenTheDatabaseOnIt(t *testing.T)
 }
 
 func TestDaemon_TellsItsEgressRulesAtTheStart(t *testing.T) {
-	var out bytes.Buffer
+	out := output.New(t, "the daemon")
+	output.Secret(t, "hunter2")
 	cfg := mustConfig(t, "RELAY_DATABASE_URL=postgres://u:hunter2@127.0.0.1:1/a", "RELAY_HTTP_LISTEN=127.0.0.1:0", "RELAY_EGRESS_ALLOW=10.1.0.0/16,receiver.internal",
 		"RELAY_EGRESS_DENY=10.1.9.0/24", "RELAY_EGRESS_PROXY=http://user:hunter2@proxy.internal:3128")
-	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewJSONHandler(&out, nil))})
+	d, err := daemon.New(daemon.Options{Config: cfg, Log: slog.New(slog.NewJSONHandler(out, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +99,7 @@ func TestDaemon_TellsItsEgressRulesAtTheStart(t *testing.T) {
 			t.Errorf("the log does not have %s", want)
 		}
 	}
-	if t.Failed() || strings.Contains(out.String(), "hunter2") {
-		t.Errorf("the log is\n%s", out.String())
+	if t.Failed() {
+		t.Logf("the log is\n%s", out.String())
 	}
 }

@@ -250,6 +250,9 @@ func TestBackup_RestoredUnderALivingRelayLosesNothing(t *testing.T) {
 			backup := pgtest.Backup(t, cluster)
 			p.orders(20, 60) // delivered, and gone with the restore
 			p.eventually("rows arrive", func() bool { return len(p.rec.arrivals()) >= 60 })
+			if slots {
+				p.eventually("they are recorded", func() bool { return p.number("SELECT count(*) FROM relay.deliveries") >= 60 })
+			}
 			pgtest.Restore(t, cluster, backup, pgcluster.RestoreOptions{Slots: slots})
 			p.follow()
 			p.orders(100, 200)

@@ -83,7 +83,7 @@ func (g *Gap) count(ctx context.Context, db *pgxpool.Pool, c *Settings, snapshot
 	byName := make(map[string]int)
 	if _, err := pgx.ForEachRow(rows, []any{&xid, &name, &n}, func() error {
 		g.Rows += n
-		if known[uint64(xid)] { //nolint:gosec // not negative
+		if known[uint64(xid)] { // #nosec G115 -- not negative
 			g.Recorded += n
 			return nil
 		}

@@ -141,6 +141,17 @@ func (l *leader) carryOutOne(ctx context.Context, conn *pgx.Conn, r request) err
 		return l.dispatcher.Retry(ctx, l.d.pool, l.dir, id, r.id)
 	case deliver.RequestRetryQuarantine:
 		return l.retryQuarantine(ctx, conn, r)
+	case deliver.RequestLetTenantGo:
+		// The notifications of what was removed may still be to come.
+		for _, ep := range l.dir.All() {
+			if sub := ep.Subscription(); sub.TenantID == r.target {
+				if err := l.refresh(ctx, sub.ID); err != nil {
+					return err
+				}
+			}
+		}
+		l.dispatcher.Dismiss(r.id) // recorded behind all that was cancelled
+		return nil
 	default:
 		l.dispatcher.Dismiss(r.id)
 		return nil

@@ -169,7 +169,7 @@ func TestDaemon_LosesNothingInARandomMixture(t *testing.T) {
 				return 200
 			})
 			r.subscribe("acme", rec.URL, "*")
-			m := &mixture{rig: r, rnd: rand.New(rand.NewPCG(seed, 8)), prepared: make(map[string][]int), committed: make(map[int]bool)} //nolint:gosec // a test that can be repeated
+			m := &mixture{rig: r, rnd: rand.New(rand.NewPCG(seed, 8)), prepared: make(map[string][]int), committed: make(map[int]bool)}
 			for range 4 {
 				m.sessions = append(m.sessions, r.session())
 			}

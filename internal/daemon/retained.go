@@ -106,7 +106,7 @@ func (r Retained) Bodies(ctx context.Context, of []deliver.Record) (map[uuid.UUI
 	var places []outbox.Place
 	for i := range of {
 		if of[i].XID != nil {
-			places = append(places, outbox.Place{ID: of[i].EventID.String(), XID: uint64(*of[i].XID)}) //nolint:gosec // as PostgreSQL casts it
+			places = append(places, outbox.Place{ID: of[i].EventID.String(), XID: uint64(*of[i].XID)}) // #nosec G115 -- the bits, as PostgreSQL casts it
 		}
 	}
 	if len(places) == 0 {

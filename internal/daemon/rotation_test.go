@@ -18,6 +18,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // verdict is what two receivers, one with the old and one with the new secret, say of a request.
@@ -245,4 +246,23 @@ func TestDaemon_HoldsWhatItCannotOpenUntilAReloadBringsTheKey(t *testing.T) {
 	rec.mustVerify(t)
 	plain.mustVerify(t)
 	d.stop()
+}
+
+// Were the daemon to log a secret, or to write one into its tables, every test here would fail.
+func TestRig_NoticesASecretInTheLog(t *testing.T) {
+	t.Parallel()
+	output.MustNotice(t, func() {
+		output.Secret(t, "public addresses are dialed") // which it says at each start
+		newRig(t).start().stop()
+	})
+}
+
+func TestRig_NoticesASecretInTheHistory(t *testing.T) {
+	t.Parallel()
+	output.MustNotice(t, func() { // the secret is known from the subscription itself
+		r := newRig(t)
+		r.exec("INSERT INTO relay.subscriptions (tenant_id, url, events, secret) VALUES ('acme', 'https://a.example', '{*}', 'canary of the history')")
+		r.exec(`INSERT INTO relay.changes (tenant_id, actor, action, target, after, request_id, address)
+			VALUES ('acme', 'x', 'x', 'x', jsonb_build_object('secret', encode('canary of the history', 'hex')), '', '')`)
+	})
 }

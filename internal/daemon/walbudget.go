@@ -140,7 +140,7 @@ SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, 
 		}
 		return
 	}
-	was, configured := b.level, int64(l.d.cfg().CDC.WALBudget) //nolint:gosec // at most 64 TiB
+	was, configured := b.level, int64(l.d.cfg().CDC.WALBudget) // at most 64 TiB
 	level := b.take(r, configured)
 	l.d.gauges.slotLag.Set(float64(r.held))
 	l.d.gauges.budget.level.Set(float64(level))

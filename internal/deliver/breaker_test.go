@@ -126,7 +126,7 @@ func TestBreaker_AnInconclusiveProbeLeavesItOpen(t *testing.T) {
 // start within the longest wait, and a success closes it.
 func TestBreaker_NeverSticksAndNeverFloods(t *testing.T) {
 	for seed := range uint64(300) {
-		rnd := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test that can be repeated
+		rnd := rand.New(rand.NewPCG(seed, 7))
 		var b breaker
 		now := epoch
 		stragglers, probes := 0, 0

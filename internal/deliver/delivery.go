@@ -74,7 +74,7 @@ func deliveryID(f *Flight, sub uuid.UUID) uuid.UUID {
 	in[40] = 1
 	h2 := xxhash.Sum64(in[:])
 	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[0:8], uint64(f.CommitTime.UnixMilli())<<16|h2&0xffff) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(id[0:8], uint64(f.CommitTime.UnixMilli())<<16|h2&0xffff) // after 1970
 	binary.BigEndian.PutUint64(id[8:16], h1)
 	id[6] = id[6]&0x0f | 0x70
 	id[8] = id[8]&0x3f | 0x80

@@ -192,7 +192,7 @@ func TestHalt_KeepsOrderWhateverDiesAndWhoeverHelps(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.subscribeHalting("a.test")
-			rnd := rand.New(rand.NewPCG(seed, 9)) //nolint:gosec // a test that can be repeated
+			rnd := rand.New(rand.NewPCG(seed, 9))
 			var mu sync.Mutex
 			fate := make(map[string]int) // failures before an event is taken
 			w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {

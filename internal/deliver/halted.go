@@ -64,7 +64,7 @@ func (p *Dispatcher) letHaltedGo(ctx context.Context, db Pool) (more bool, err e
 	defer p.mu.Unlock()
 	for _, h := range list {
 		if _, asked := asked[h.id]; !asked && p.letsGo(ep) {
-			p.giveWay(ep, uint64(h.lane), op{kind: opLetGo, ep: ep, id: h.id, at: time.Now()}) //nolint:gosec // bits
+			p.giveWay(ep, uint64(h.lane), op{kind: opLetGo, ep: ep, id: h.id, at: time.Now()}) // #nosec G115 -- bits
 		}
 	}
 	if len(list) < letGoRows {

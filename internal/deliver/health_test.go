@@ -60,7 +60,7 @@ func TestHealth_NeverDisablesWhenItIsTurnedOff(t *testing.T) {
 // within a success.
 func TestHealth_DisablesOnlyWhatFailedForAllThatTime(t *testing.T) {
 	for seed := range uint64(300) {
-		rnd := rand.New(rand.NewPCG(seed, 5)) //nolint:gosec // a test that can be repeated
+		rnd := rand.New(rand.NewPCG(seed, 5))
 		var h health
 		now, first, warned := epoch, time.Time{}, false
 		for range 200 {

@@ -54,13 +54,13 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 			continue
 		}
 		s := &ep.lanes
-		s.parked[uint64(lane)] += n //nolint:gosec // bits
+		s.parked[uint64(lane)] += n // #nosec G115 -- bits
 		s.total += int(n)
 		if replay != nil {
-			s.replay.of[uint64(lane)] = *replay //nolint:gosec // bits
+			s.replay.of[uint64(lane)] = *replay // #nosec G115 -- bits
 		}
 		if due != nil {
-			p.dueLane(ep, uint64(lane), *due) //nolint:gosec // bits
+			p.dueLane(ep, uint64(lane), *due) // #nosec G115 -- bits
 		}
 		if halted && !ep.Subscription().halts() { // changed while no relay ran
 			p.toLetGo[ep] = beforeAll
@@ -230,7 +230,7 @@ func (p *Dispatcher) dueKind(ep *Endpoint, replay bool, t time.Time) {
 
 func (w *wish) skip(ep *Endpoint, lane uint64) {
 	w.skipID = append(w.skipID, ep.id)
-	w.skipLane = append(w.skipLane, int64(lane)) //nolint:gosec // bits
+	w.skipLane = append(w.skipLane, int64(lane)) // #nosec G115 -- bits
 }
 
 // wanted picks endpoints with due rows and room, those that work first, and tells
@@ -389,7 +389,7 @@ func (w *wish) add(ep *Endpoint, replay bool, lanes, depth int) {
 	*s.dueTime(replay) = time.Time{}
 	w.replay = append(w.replay, replay)
 	w.eps, w.ids = append(w.eps, ep), append(w.ids, ep.id)
-	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) //nolint:gosec // small
+	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) // #nosec G115 -- small
 	for key := range s.lanes {
 		w.skip(ep, key)
 	}
@@ -446,7 +446,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		if err != nil {
 			return err
 		}
-		d.ep, d.laneKey, f.CommitLSN = byID[sub], uint64(lane), uint64(commit) //nolint:gosec // bits
+		d.ep, d.laneKey, f.CommitLSN = byID[sub], uint64(lane), uint64(commit) // #nosec G115 -- bits
 		if history != "" {
 			d.history = []byte(history)
 		}

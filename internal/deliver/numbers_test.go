@@ -12,7 +12,7 @@ import (
 func TestNumbers_KnowWhatIsOnRecord(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(50) {
-		r := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test
+		r := rand.New(rand.NewPCG(seed, 7))
 		n, set := numbers{}, make(map[int64]bool)
 		for range 300 {
 			v := 1 + r.Int64N(200)

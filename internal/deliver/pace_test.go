@@ -173,7 +173,7 @@ func TestPace_EndsWhenNothingIsRefusedAnyMore(t *testing.T) {
 // within the longest pause that was asked for.
 func TestPace_NeverSticks(t *testing.T) {
 	for seed := range uint64(200) {
-		rnd := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // a test that can be repeated
+		rnd := rand.New(rand.NewPCG(seed, 3))
 		var p pace
 		now, latest := epoch, epoch
 		for range 300 {

@@ -92,11 +92,11 @@ func randomRule(salt uint64, mayDie bool) rule {
 		h := fate(salt, r.URL.Host, r.EventID)
 		wait := time.Duration(0)
 		switch {
-		case h%100 < 20 && try <= int(h>>8%3)+1, //nolint:gosec // small
+		case h%100 < 20 && try <= int(h>>8%3)+1,
 			mayDie && dies(h) && try <= randomAttempts+1:
 			return errOutcome
-		case h%100 < 23 && try <= int(h>>8%2)+1: //nolint:gosec // small
-			return throttle(time.Duration(h>>12%20) * time.Millisecond) //nolint:gosec // small
+		case h%100 < 23 && try <= int(h>>8%2)+1:
+			return throttle(time.Duration(h>>12%20) * time.Millisecond)
 		case h%100 < 25 && try == 1:
 			out := errOutcome
 			out.RetryAfter = 20 * time.Millisecond
@@ -104,7 +104,7 @@ func randomRule(salt uint64, mayDie bool) rule {
 		case h%100 < 31 && try == 1: // hangs past the hand-over
 			wait = 60 * time.Millisecond
 		case h%100 < 50:
-			wait = time.Duration(h>>16%3) * time.Millisecond //nolint:gosec // small
+			wait = time.Duration(h>>16%3) * time.Millisecond
 		}
 		select {
 		case <-time.After(wait):
@@ -136,8 +136,8 @@ var randomHosts = []string{"a.test", "b.test", "c.test", "d.test"}
 func runRandomly(t *testing.T, seed uint64, crashes bool) {
 	t.Helper()
 	w := newWorld(t)
-	rnd := rand.New(rand.NewPCG(seed, 1))                                           //nolint:gosec // a test that can be repeated
-	w.db = &uncertain{Pool: w.pool, rnd: rand.New(rand.NewPCG(seed, rnd.Uint64()))} //nolint:gosec // a test that can be repeated
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	w.db = &uncertain{Pool: w.pool, rnd: rand.New(rand.NewPCG(seed, rnd.Uint64()))}
 	salt := rnd.Uint64()
 	subs := make(map[string]uuid.UUID)
 	for _, host := range randomHosts {

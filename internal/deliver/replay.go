@@ -52,13 +52,13 @@ type ReplayStep struct {
 // from it, and bodies are kept by it: neither can meet those of the stream.
 func ReplayPosition(replay, n int64) uint64 {
 	const rowBits = 41
-	return 1<<63 | uint64(replay)<<rowBits&^(1<<63) | uint64(n)&(1<<rowBits-1) //nolint:gosec // bits
+	return 1<<63 | uint64(replay)<<rowBits&^(1<<63) | uint64(n)&(1<<rowBits-1) // #nosec G115 -- bits
 }
 
 // replayLane is the lane that a replay has for an ordering key.
 func replayLane(replay int64, key uint64) uint64 {
 	var in [16]byte
-	binary.BigEndian.PutUint64(in[:8], uint64(replay)) //nolint:gosec // bits
+	binary.BigEndian.PutUint64(in[:8], uint64(replay)) // #nosec G115 -- bits
 	binary.BigEndian.PutUint64(in[8:], key)
 	return xxhash.Sum64(in[:])
 }

@@ -123,7 +123,7 @@ func (p *Dispatcher) Discard(ctx context.Context, db Pool, dir *Directory, id uu
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s, key := &ep.lanes, uint64(lane) //nolint:gosec // bits
+	s, key := &ep.lanes, uint64(lane) // #nosec G115 -- bits
 	if s.removed {                    // and its rows are cancelled
 		p.Dismiss(request)
 		return nil

@@ -39,5 +39,5 @@ func (s Schedule) Next(made int, retryAfter time.Duration) (time.Duration, bool)
 
 // Stretch is the jitter: a random factor from 1 to 1 + Jitter.
 func (s Schedule) Stretch() float64 {
-	return 1 + rand.Float64()*s.Jitter //nolint:gosec // jitter is no secret
+	return 1 + rand.Float64()*s.Jitter // #nosec G404 -- jitter is no secret
 }

@@ -214,14 +214,14 @@ func (i interval) times() (from, to pgtype.Timestamptz) {
 
 // idTime is the commit time in the id of a delivery, cut to milliseconds.
 func idTime(id uuid.UUID) time.Time {
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) //nolint:gosec // 48 bits
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)) // 48 bits
 }
 
 // FirstID is not above any id of a delivery committed at t, cut to milliseconds,
 // or later.
 func FirstID(t time.Time) uuid.UUID {
 	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[:8], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id[:8], uint64(max(0, t.UnixMilli()))<<16)
 	return id
 }
 

@@ -13,7 +13,8 @@ const (
 	RequestRetryDelivery   = "retry_delivery"
 	RequestDiscardDelivery = "discard_delivery"
 	RequestRetryQuarantine = "retry_quarantine"
-	RequestRescue          = "rescue" // target: the slot
+	RequestRescue          = "rescue"        // target: the slot
+	RequestLetTenantGo     = "let_tenant_go" // target: the tenant, whose subscriptions are removed
 )
 
 var (

@@ -19,13 +19,15 @@ import (
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/secret"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 const (
 	testSlot   = "relay_test"
 	testTenant = "acme"
-	testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 )
+
+var testSecret = output.Secret(nil, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second

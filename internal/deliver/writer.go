@@ -36,9 +36,9 @@ type rowKey struct {
 
 func (k *rowKey) add(o *op) {
 	k.sub = append(k.sub, o.ep.id)
-	k.lane = append(k.lane, int64(o.lane)) //nolint:gosec // the table stores the bits
+	k.lane = append(k.lane, int64(o.lane)) // #nosec G115 -- the table stores the bits
 	k.lsn = append(k.lsn, lsnText(o.d.flight.CommitLSN))
-	k.idx = append(k.idx, int32(o.d.flight.Index)) //nolint:gosec // a transaction has fewer rows
+	k.idx = append(k.idx, int32(o.d.flight.Index)) // #nosec G115 -- a transaction has fewer rows
 }
 
 func timeOrNil(t time.Time) *time.Time {
@@ -186,7 +186,7 @@ func newParkColumns(ops []*op) *parkColumns {
 	for _, o := range ops {
 		k.add(o)
 		k.event, k.id = append(k.event, o.d.flight.EventID), append(k.id, o.d.id)
-		k.attempts, k.st = append(k.attempts, int32(o.attempts)), append(k.st, int32(o.httpStatus)) //nolint:gosec // small
+		k.attempts, k.st = append(k.attempts, int32(o.attempts)), append(k.st, int32(o.httpStatus)) // #nosec G115 -- small
 		k.next, k.dead = append(k.next, timeOrNil(o.next)), append(k.dead, timeOrNil(o.dead))
 		k.errs, k.hist = append(k.errs, o.lastError), append(k.hist, string(o.history))
 		k.created = append(k.created, o.d.flight.CommitTime)
@@ -194,7 +194,7 @@ func newParkColumns(ops []*op) *parkColumns {
 			k.parked = append(k.parked, o.at)
 		}
 		k.replay = append(k.replay, o.d.flight.Replay)
-		k.number, k.xid = append(k.number, o.d.number), append(k.xid, int64(o.d.flight.XID)) //nolint:gosec // as PostgreSQL casts it
+		k.number, k.xid = append(k.number, o.d.number), append(k.xid, int64(o.d.flight.XID)) // #nosec G115 -- the bits, as PostgreSQL casts it
 	}
 	return k
 }
@@ -251,7 +251,7 @@ func (w *writer) update(ops []*op) {
 	for _, o := range ops {
 		k.add(o)
 		dead = append(dead, timeOrNil(o.dead))
-		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) //nolint:gosec // small
+		attempts, st = append(attempts, int32(o.attempts)), append(st, int32(o.httpStatus)) // #nosec G115 -- small
 		next = append(next, timeOrNil(o.next))
 		errs, hist = append(errs, o.lastError), append(hist, string(o.history))
 	}
@@ -286,13 +286,13 @@ func (w *writer) ended(ops []*op) {
 	for i, o := range ops {
 		f := o.d.flight
 		id[i], sub[i], event[i], replay[i] = o.d.id, o.ep.id, f.EventID, f.Replay
-		number[i], xid[i] = o.d.number, int64(f.XID) //nolint:gosec // as PostgreSQL casts it
+		number[i], xid[i] = o.d.number, int64(f.XID) // #nosec G115 -- the bits, as PostgreSQL casts it
 		created[i], ended[i] = f.CommitTime, o.at
 		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
 		lsn[i], status[i], errs[i], hist[i] = lsnText(f.CommitLSN), string(o.status), o.lastError, string(o.history)
-		index[i], attempts[i] = int32(f.Index), int32(o.attempts) //nolint:gosec // small
-		statusCode[i] = int32(o.httpStatus)                       //nolint:gosec // three digits
-		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds())
+		index[i], attempts[i] = int32(f.Index), int32(o.attempts)            // #nosec G115 -- small
+		statusCode[i] = int32(o.httpStatus)                                  // #nosec G115 -- three digits
+		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds()) // #nosec G115 -- half an hour
 	}
 	w.batch.Queue(sqlEnded, id, created, tenant, sub, event, typ, aggType, aggID, lsn, index, status, attempts,
 		errs, statusCode, durationMicro, ended, hist, replay, number, xid)
@@ -330,7 +330,7 @@ func (w *writer) others(ops []op) {
 			w.batch.Queue(sqlKick, [16]byte(o.id), o.next)
 		case opRevive:
 			from, to := (interval{from: o.id, to: o.id}).times()
-			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), o.next, from, to, o.at).QueryRow(func(row pgx.Row) error { //nolint:gosec // bits
+			w.batch.Queue(sqlRevive, [16]byte(o.id), int64(o.lane), o.next, from, to, o.at).QueryRow(func(row pgx.Row) error { // #nosec G115 -- bits
 				var there bool
 				err := row.Scan(&there)
 				o.absent = !there
@@ -392,7 +392,7 @@ func (w *writer) promote(ops []*op) {
 	var sub [][16]byte
 	var lane []int64
 	for _, o := range ops {
-		sub, lane = append(sub, o.ep.id), append(lane, int64(o.lane)) //nolint:gosec // bits
+		sub, lane = append(sub, o.ep.id), append(lane, int64(o.lane)) // #nosec G115 -- bits
 	}
 	w.batch.Queue(sqlPromote, sub, lane, time.Now())
 }

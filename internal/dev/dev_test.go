@@ -1,7 +1,6 @@
 package dev_test
 
 import (
-	"bytes"
 	"log/slog"
 	"os"
 	"strconv"
@@ -10,14 +9,15 @@ import (
 	"time"
 
 	"github.com/outbox-relay/relay/internal/dev"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestRun_ShowsEveryCommittedEventArriveAndTakesAllDown(t *testing.T) {
-	var out bytes.Buffer
-	err := dev.Run(t.Context(), dev.Options{Out: &out, ExitAfter: 3 * time.Second, Every: 100 * time.Millisecond,
+	out := output.New(t, "relay dev")
+	err := dev.Run(t.Context(), dev.Options{Out: out, ExitAfter: 3 * time.Second, Every: 100 * time.Millisecond,
 		Version: "test", LogLevel: slog.LevelWarn})
 	if err != nil {
-		t.Fatalf("%v\n%s", err, &out)
+		t.Fatalf("%v\n%s", err, out)
 	}
 	text := out.String()
 	for _, want := range []string{"payment.received", "customer.created", "sales_order.created", "signature verified", "psql '", " 0 repeats, 0 refused"} {

@@ -19,7 +19,7 @@ import (
 const (
 	demoTenant     = "demo"
 	demoToken      = "demo-token"
-	providerSecret = "demo-provider-secret"
+	providerSecret = "demo-provider-secret" // #nosec G101 -- of the demonstration alone
 )
 
 // traffic calls the example modules' routes as their users would.
@@ -66,7 +66,7 @@ func (t *traffic) next(ctx context.Context) error {
 
 func (t *traffic) payment(ctx context.Context, n int) error {
 	link, err := t.call(ctx, "POST", "/api/v1/tenant/payments/links", map[string]any{
-		"invoice_id": fmt.Sprintf("inv_%d", 2000+n), "amount": fmt.Sprintf("%d.%02d", 10+rand.IntN(5000), rand.IntN(100)), "currency": "EUR"})
+		"invoice_id": fmt.Sprintf("inv_%d", 2000+n), "amount": fmt.Sprintf("%d.%02d", 10+rand.IntN(5000), rand.IntN(100)), "currency": "EUR"}) // #nosec G404 -- made-up amounts
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (t *traffic) lead(ctx context.Context, n int) error {
 
 func (t *traffic) salesOrder(ctx context.Context, n int) error {
 	id, err := t.call(ctx, "POST", "/api/v1/tenant/sales_orders", map[string]any{
-		"order_number": fmt.Sprintf("SO-%d", n), "amount": fmt.Sprintf("%d.50", 20+rand.IntN(900)), "currency": "EUR"})
+		"order_number": fmt.Sprintf("SO-%d", n), "amount": fmt.Sprintf("%d.50", 20+rand.IntN(900)), "currency": "EUR"}) // #nosec G404 -- made-up amounts
 	if err != nil {
 		return err
 	}

@@ -176,7 +176,7 @@ func TestServer_SpeaksTLSWhereTenantsCome(t *testing.T) {
 	if code, body := get(t, "https://"+s.APIAddr()+"/api/v1/x", "", transport); code != 200 || body != "the API" {
 		t.Errorf("status %d, %s", code, body)
 	}
-	old := &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS11} //nolint:gosec // it must be refused
+	old := &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS11}
 	if c, err := tls.Dial("tcp", s.APIAddr(), old); err == nil {
 		_ = c.Close()
 		t.Error("TLS 1.1 is spoken")

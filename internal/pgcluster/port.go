@@ -17,7 +17,7 @@ const (
 // freePort is a port that nobody listened on a moment ago. Another process can take it before the server does.
 func freePort() (int, error) {
 	for range 200 {
-		port := firstPort + rand.IntN(lastPort-firstPort)
+		port := firstPort + rand.IntN(lastPort-firstPort) // #nosec G404 -- a port is no secret
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue

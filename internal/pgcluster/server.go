@@ -58,7 +58,7 @@ func (c *Cluster) start(ctx context.Context) error {
 
 // launch starts the postmaster and returns where its part of the log begins.
 func (c *Cluster) launch() (int64, error) {
-	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644) // #nosec G302 -- PostgreSQL may run as another user
 	if err != nil {
 		return 0, fmt.Errorf("open server log: %w", err)
 	}
@@ -67,7 +67,7 @@ func (c *Cluster) launch() (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open server log: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(c.binDir, "postgres"), "-D", c.DataDir())
+	cmd := exec.Command(filepath.Join(c.binDir, "postgres"), "-D", c.DataDir()) // #nosec G204 -- the server programs of this machine
 	cmd.Stdout, cmd.Stderr = log, log
 	c.prepare(cmd)
 	p, err := spawn(cmd)
@@ -138,7 +138,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // readPidFile reads the postmaster's own record: its pid (first line) and whether it accepts connections (eighth).
 // Both are zero when there is no record, or only half of one.
 func readPidFile(dataDir string) (pid int, ready bool) {
-	text, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	text, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid")) // #nosec G304 -- in a directory of ours
 	if err != nil {
 		return 0, false
 	}

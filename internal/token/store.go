@@ -68,6 +68,8 @@ var (
 	sqlList   = query("list")
 	sqlRevoke = query("revoke")
 	sqlUse    = query("use")
+	sqlErase  = query("erase")
+	sqlCount  = query("count")
 )
 
 // DB is what the package needs of a pool.
@@ -138,4 +140,28 @@ func (s Store) Revoke(ctx context.Context, id uuid.UUID) error {
 		return fmt.Errorf("token %s: %w", id, ErrNotFound)
 	}
 	return nil
+}
+
+// eraseRows is how many rows one statement deletes.
+const eraseRows = 1000
+
+// CountOf counts the tokens of a tenant, revoked ones too.
+func (s Store) CountOf(ctx context.Context, tenant string) (n int64, err error) {
+	if err := s.DB.QueryRow(ctx, sqlCount, tenant).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count tokens: %w", err)
+	}
+	return n, nil
+}
+
+// Erase removes all tokens of a tenant, and returns how many there were. Relays that run take none of them after CacheFor.
+func (s Store) Erase(ctx context.Context, tenant string) (all int64, err error) {
+	for {
+		tag, err := s.DB.Exec(ctx, sqlErase, tenant, eraseRows)
+		if err != nil {
+			return all, fmt.Errorf("erase tokens: %w", err)
+		}
+		if all += tag.RowsAffected(); tag.RowsAffected() < eraseRows {
+			return all, nil
+		}
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/test/output"
 )
 
 func TestRelay_LosesNothingWhenKilledInsideATransaction(t *testing.T) {
@@ -201,7 +203,9 @@ func TestMigrate_LeavesNothingHalfDoneWhenKilled(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), relayBinary, "migrate")
 	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.TempDir())
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out := output.New(t, "relay migrate")
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
 		t.Fatalf("the next run: %v\n%s", err, out)
 	}
 	run(`SELECT outbox.emit('acme', 'customer.created', 'c1', '{"customer_id":"c1"}')`)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // Rows with every kind of text that confuses a log, a terminal or a metric.
@@ -123,4 +125,13 @@ func TestRelay_AHotTenantDoesNotHoldUpOthers(t *testing.T) {
 		t.Errorf("%d repeats", repeats)
 	}
 	r.terminate()
+}
+
+// Were the binary to show a secret, every test here would fail.
+func TestSpawn_NoticesASecretInTheOutput(t *testing.T) {
+	t.Parallel()
+	output.MustNotice(t, func() {
+		output.Secret(t, `"msg":"relay starts"`)
+		newStage(t).start().terminate()
+	}, binaryVariable+"="+relayBinary)
 }

@@ -14,9 +14,10 @@ import (
 	"time"
 
 	"github.com/outbox-relay/relay/internal/signature"
+	"github.com/outbox-relay/relay/test/output"
 )
 
-const receiverSecret = "whsec_ZTJlLXJlY2VpdmVyLXNlY3JldC1rZXk="
+var receiverSecret = output.Secret(nil, "whsec_ZTJlLXJlY2VpdmVyLXNlY3JldC1rZXk=")
 
 // subscription is one row of relay.subscriptions, by the name that its deliveries carry in their path.
 type subscription struct {

@@ -27,7 +27,7 @@ type relay struct {
 // spawn starts a binary; the process ends with the test.
 func spawn(t testing.TB, binary string, env []string, args ...string) *relay {
 	t.Helper()
-	r := &relay{t: t, log: &output.Buffer{}, done: make(chan struct{})}
+	r := &relay{t: t, log: output.New(t, "the relay"), done: make(chan struct{})}
 	p, err := process.Start(binary, env, r.log, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -135,6 +135,7 @@ func (r *relay) get(path string) (code int, body string) {
 	if err != nil {
 		return 0, err.Error()
 	}
+	output.Check(r.t, path, string(text))
 	return resp.StatusCode, string(text)
 }
 

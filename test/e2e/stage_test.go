@@ -15,6 +15,7 @@ import (
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 var stages atomic.Int64
@@ -59,10 +60,16 @@ func newOwnStage(t testing.TB, env ...string) *stage {
 func newStageOn(t testing.TB, c *pgcluster.Cluster, env ...string) *stage {
 	t.Helper()
 	s := &stage{t: t, cluster: c, slot: fmt.Sprintf("e2e_%d", stages.Add(1))}
+	output.Begin(t)
 	var err error
 	if s.url, err = c.CreateDatabase(t.Context(), s.slot); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := output.CheckDatabase(t, s.url); err != nil && !s.stopped {
+			t.Error(err)
+		}
+	})
 	if _, err := migrate.Up(t.Context(), s.url); err != nil {
 		t.Fatal(err)
 	}
@@ -160,13 +167,14 @@ func (s *stage) command(args ...string) string {
 	s.t.Helper()
 	cmd := exec.CommandContext(s.t.Context(), relayBinary, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.TempDir(), "GORACE=atexit_sleep_ms=0"}, s.env...)
-	var fault strings.Builder
-	cmd.Stderr = &fault
-	out, err := cmd.Output()
-	if err != nil {
-		s.t.Fatalf("relay %s: %v\n%s", strings.Join(args, " "), err, fault.String())
+	line := "relay " + strings.Join(args, " ")
+	out, fault := output.Once("stdout of "+line), output.Once("stderr of "+line)
+	cmd.Stdout, cmd.Stderr = out, fault
+	err := cmd.Run()
+	if text := fault.Said(s.t); err != nil {
+		s.t.Fatalf("%s: %v\n%s", line, err, text)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out.Said(s.t))
 }
 
 // subscribeByCommand is subscribe as an operator does it.

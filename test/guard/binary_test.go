@@ -10,14 +10,21 @@ import (
 	"github.com/outbox-relay/relay/internal/faultpoint"
 )
 
-// What is shipped cannot be hurt, whatever its environment says.
-func TestBinary_HasNoFaultPoints(t *testing.T) {
+// release builds the binary as make build does, and returns its path.
+func release(t *testing.T) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "relay")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, module+"/cmd/relay")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return path
+}
+
+// What is shipped cannot be hurt, whatever its environment says.
+func TestBinary_HasNoFaultPoints(t *testing.T) {
+	path := release(t)
 	binary, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

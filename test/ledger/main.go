@@ -72,7 +72,7 @@ func ledger(ctx context.Context, args []string, out io.Writer) int {
 		return codeUsage
 	}
 	if *seed == 0 {
-		*seed = uint64(time.Now().UnixNano()) % 1_000_000 //nolint:gosec // positive
+		*seed = uint64(time.Now().UnixNano()) % 1_000_000
 	}
 	fmt.Fprintf(out, "ledger: seed %d\n", *seed)
 	work, err := newWorkplace(*report, *binary, out)

@@ -223,7 +223,7 @@ func (w *writer) finish(ctx context.Context, open pgx.Tx, tx *history.Transactio
 	if err := open.QueryRow(ctx, sqlWAL).Scan(&low); err != nil {
 		return err
 	}
-	tx.Low, tx.Outcome, tx.CommitSent = uint64(low), history.Unknown, history.Now() //nolint:gosec // positive
+	tx.Low, tx.Outcome, tx.CommitSent = uint64(low), history.Unknown, history.Now()
 	if w.random.IntN(100) == 0 {
 		tx.How += " connection dropped after COMMIT"
 		w.conn.PgConn().Frontend().SendQuery(&pgproto3.Query{String: "COMMIT"})
@@ -238,7 +238,7 @@ func (w *writer) finish(ctx context.Context, open pgx.Tx, tx *history.Transactio
 	if err := w.conn.QueryRow(ctx, sqlWAL).Scan(&high); err != nil {
 		return err
 	}
-	tx.High = uint64(high) //nolint:gosec // positive
+	tx.High = uint64(high)
 	w.r.lastCommit.Store(high)
 	return nil
 }

@@ -148,3 +148,40 @@ func TestPoster_SpeaksHTTP1WhereTheEndpointOffersHTTP2(t *testing.T) {
 		t.Errorf("it speaks %s", got)
 	}
 }
+
+// The attempt as a whole has much more time. What comes in time is taken, however long its body needs.
+func TestPoster_GivesUpOnHeadersThatAreLate(t *testing.T) {
+	t.Parallel()
+	policy, err := egress.New(egress.Options{Allow: []string{"127.0.0.1"}, HeaderTimeout: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := policy.Client(egress.TransportOptions{})
+	t.Cleanup(client.CloseIdleConnections)
+	p := &Poster{Transport: client.Transport, Timeout: time.Minute}
+	for name, serve := range map[string]func(net.Conn){
+		"none":                   untilClosed,
+		"dripping":               drips("HTTP/1.1 200 OK\r\nX: ", "x"),
+		"informational answers":  drips("", "HTTP/1.1 103 Early Hints\r\n\r\n"),
+		"a status line and none": says("HTTP/1.1 200 OK\r\n"),
+	} {
+		began := time.Now()
+		out := p.Attempt(t.Context(), mustRequest(t, raw(t, serve)))
+		if out.Reason != deliver.ReasonTimeout || out.Aborted || out.Detail != "the headers of an answer did not come in time" {
+			t.Errorf("%s: outcome %+v", name, out)
+		}
+		if took := time.Since(began); took > 30*time.Second { // a busy machine
+			t.Errorf("%s: took %s", name, took)
+		}
+	}
+	const late = 200 * time.Millisecond // for headers
+	out := p.Attempt(t.Context(), mustRequest(t, raw(t, func(c net.Conn) {
+		request(c)
+		_, _ = io.WriteString(c, "HTTP/1.1 500 X\r\nContent-Length: 4\r\n\r\n")
+		time.Sleep(late) // it is what this server does
+		_, _ = io.WriteString(c, "slow")
+	})))
+	if out.StatusCode != 500 || out.Answer != "slow" {
+		t.Errorf("with a slow body: outcome %+v", out)
+	}
+}

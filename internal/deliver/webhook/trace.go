@@ -117,6 +117,13 @@ func (t *trace) lastWord(err error) error {
 	return said
 }
 
+// asked tells whether the request went out as a whole.
+func (t *trace) asked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.written.IsZero()
+}
+
 func (t *trace) isStray() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -93,6 +93,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 			err = said
 		}
 		out := p.failed(ctx, err, time.Since(started), r.Identity != nil)
+		if out.Reason == deliver.ReasonTimeout && t.asked() && ctx.Err() == nil {
+			// net/http has an error of its own for headers that are late, which has no type either.
+			out.Detail = "the headers of an answer did not come in time"
+		}
 		if out.Reason == deliver.ReasonOther && t.silent() {
 			// net/http has an error of its own for a server that hangs up before it is asked, which has no type.
 			out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
@@ -233,7 +237,7 @@ func alertOf(err error) (alert uint8, ok bool) {
 		return 0, false
 	}
 	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
-		alert = uint8(v.Uint())
+		alert = uint8(v.Uint()) // #nosec G115 -- its kind says that it is one
 	}
 	return alert, true
 }

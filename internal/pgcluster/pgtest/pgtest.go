@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // limit bounds each step of making and dropping servers and databases.
@@ -70,7 +71,8 @@ func IgnoreServer() goleak.Option {
 }
 
 // NewDatabase makes an empty database on the shared server, which the first call starts, and returns its URL. When
-// the test ends the database is dropped, with the slots and sessions that are still on it.
+// the test ends, secrets of it are looked for in the relay's tables, and the database is dropped, with the slots and sessions
+// that are still on it.
 func NewDatabase(t testing.TB) string {
 	t.Helper()
 	c := sharedCluster(t)
@@ -81,7 +83,11 @@ func NewDatabase(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("%v\nserver log:\n%s", err, c.LogTail(20))
 	}
+	output.Begin(t)
 	t.Cleanup(func() {
+		if err := output.CheckDatabase(t, url); err != nil {
+			t.Error(err)
+		}
 		if err := dropDatabase(c, name); err != nil {
 			t.Errorf("%v\nserver log:\n%s", err, c.LogTail(20))
 		}

@@ -1,0 +1,1 @@
+DELETE FROM relay.requests WHERE id = ANY ($1::bigint[])

@@ -1,0 +1,1 @@
+SELECT count(*) FROM relay.tokens WHERE tenant_id = $1
