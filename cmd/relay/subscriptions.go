@@ -94,12 +94,12 @@ func newSubscriptionsAdd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if _, err := policy.CheckURL(url); err != nil {
+				if _, err := policy.CheckURLOf(tenant, url); err != nil {
 					var blocked *egress.BlockedError
 					if errors.As(err, &blocked) && blocked.Rule == egress.RuleOwn { // which no setting changes
 						return usageError{fmt.Errorf("--url: %w", err)}
 					}
-					return usageError{fmt.Errorf("--url: %w (egress.allow and egress.require_https in the configuration decide)", err)}
+					return usageError{fmt.Errorf("--url: %w (egress.allow, egress.require_https and egress.http_tenants in the configuration decide)", err)}
 				}
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)

@@ -59,10 +59,10 @@ type Options struct {
 	Tokens   *token.Checker
 	Registry prometheus.Registerer
 	Log      *slog.Logger
-	Limits   func() Limits          // asked at each call, for it may be reloaded
-	Catalog  func() *outbox.Catalog // and this
-	CheckURL func(string) error     // says what is wrong with a URL, for people
-	Keys     func() *secret.Keyring // seals the secrets of subscriptions; nil: they stay as they are
+	Limits   func() Limits                  // asked at each call, for it may be reloaded
+	Catalog  func() *outbox.Catalog         // and this
+	CheckURL func(tenant, url string) error // says what is wrong with a URL, for people
+	Keys     func() *secret.Keyring         // seals the secrets of subscriptions; nil: they stay as they are
 	// Post sends a test event to a subscription's endpoint. Its error is of the subscription, not of the endpoint.
 	Post func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error)
 	// CountReplay tells how many retained rows a replay would send, by type of event.

@@ -192,7 +192,7 @@ const patternHelp = "Expected a name such as payment.received, a pattern such as
 
 // checkRules tells what is wrong with a subscription as it would be, out of what its fields cannot tell by themselves.
 func (s *server) checkRules(sub *deliver.Subscription) error {
-	if err := s.CheckURL(sub.URL); err != nil {
+	if err := s.CheckURL(sub.TenantID, sub.URL); err != nil {
 		return invalid("/url", sentence(err.Error()))
 	}
 	if err := deliver.CheckOnDead(sub.OnDead, sub.Ordering); err != nil {

@@ -73,7 +73,7 @@ func newWorld(t *testing.T) *world {
 			return w.limits
 		},
 		Catalog: func() *outbox.Catalog { return catalog },
-		CheckURL: func(url string) error {
+		CheckURL: func(_, url string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if !strings.HasPrefix(url, "https://") && !(w.http && strings.HasPrefix(url, "http://")) || strings.Contains(url, "localhost") {

@@ -103,7 +103,7 @@ func MakeReport(ctx context.Context, db Reporter, o ReportOptions) (*Report, err
 		return nil, err
 	}
 	// What is sent does not matter here, so every URL will do, and no secret is needed.
-	dir := deliver.NewDirectory(url.Parse, nil, nil)
+	dir := deliver.NewDirectory(func(_, raw string) (*url.URL, error) { return url.Parse(raw) }, nil, nil)
 	if _, _, err := dir.Load(ctx, db); err != nil {
 		return nil, err
 	}

@@ -156,6 +156,7 @@ type Egress struct {
 	Allow        []Target // let through besides; lifts the rule for ports too
 	Deny         []Target // refused besides; wins over Allow
 	RequireHTTPS bool
+	HTTPTenants  []string // whose receivers need no TLS all the same
 	Ports        []uint16
 	CAFile       string // certificates that are trusted besides the system's; "" for none
 	Proxy        string // URL, perhaps with a password: print it with Redact only; "" for none

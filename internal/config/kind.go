@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	secrets "github.com/outbox-relay/relay/internal/secret"
 )
@@ -243,6 +244,16 @@ func words(expected string, schema map[string]any, accept func(string) *mismatch
 		plain:    func(s string) any { return s },
 		schema:   full,
 	}
+}
+
+// tenant is the id of a tenant, as rows of the outbox have it.
+func tenant() kind[string] {
+	return words("a tenant's id, of 1 to 255 bytes without control characters", map[string]any{"minLength": 1, "maxLength": 255}, func(s string) *mismatch {
+		if s == "" || len(s) > 255 || strings.ContainsFunc(s, unicode.IsControl) {
+			return &mismatch{}
+		}
+		return nil
+	})
 }
 
 // keyset is a Tink keyset, of which nothing is ever shown.

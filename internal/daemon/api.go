@@ -62,8 +62,8 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
 		},
 		Catalog: d.catalog.Load,
-		CheckURL: func(url string) error {
-			_, err := d.policy.CheckURL(url)
+		CheckURL: func(tenant, url string) error {
+			_, err := d.policy.CheckURLOf(tenant, url)
 			return err
 		},
 		Keys: d.keys.Load,
@@ -125,7 +125,7 @@ func (d *Daemon) tokens() *token.Checker {
 // client certificate, on a connection that ends with it. Its error is of the subscription, and is for its tenant to read; what
 // the endpoint did is in the outcome.
 func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
-	u, err := policy.CheckURL(s.URL)
+	u, err := policy.CheckURLOf(s.TenantID, s.URL)
 	if err != nil {
 		return deliver.Outcome{}, err
 	}

@@ -226,7 +226,7 @@ func (d *Daemon) identify(c *tls.Certificate) deliver.Identity { return d.identi
 // EgressOptions are the settings of the egress policy that a configuration asks for.
 func EgressOptions(c *Settings) egress.Options {
 	return egress.Options{Allow: config.Strings(c.Egress.Allow), Deny: config.Strings(c.Egress.Deny),
-		RequireHTTPS: c.Egress.RequireHTTPS, Ports: c.Egress.Ports, CAFile: c.Egress.CAFile, Proxy: c.Egress.Proxy, Own: ownAddresses(c),
+		RequireHTTPS: c.Egress.RequireHTTPS, HTTPTenants: c.Egress.HTTPTenants, Ports: c.Egress.Ports, CAFile: c.Egress.CAFile, Proxy: c.Egress.Proxy, Own: ownAddresses(c),
 		ConnectTimeout: c.Deliver.ConnectTimeout, HeaderTimeout: min(c.Deliver.HeaderTimeout, c.Deliver.Timeout), Timeout: c.Deliver.Timeout + time.Second}
 }
 
@@ -260,6 +260,9 @@ func ownAddresses(c *Settings) []string {
 func (d *Daemon) tellEgress(c *Settings) {
 	e := c.Egress
 	attrs := []any{"allow", config.Strings(e.Allow), "deny", config.Strings(e.Deny), "ports", e.Ports, "require_https", e.RequireHTTPS}
+	if len(e.HTTPTenants) > 0 {
+		attrs = append(attrs, "http_tenants", e.HTTPTenants)
+	}
 	if e.CAFile != "" {
 		attrs = append(attrs, "ca_file", e.CAFile)
 	}

@@ -163,7 +163,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	l.watermark = cdc.NewWatermark(l.state.Position.End)
 	l.watermark.Remember(l.state.Position)
 	l.recorded.Store(uint64(l.state.Position.End))
-	l.dir = deliver.NewDirectory(l.d.policy.CheckURL, l.d.identify, l.d.keys.Load())
+	l.dir = deliver.NewDirectory(l.d.policy.CheckURLOf, l.d.identify, l.d.keys.Load())
 	if l.settled, err = deliver.LoadSettled(ctx, l.d.pool, cfg.CDC.Slot, l.state.Backfill != ""); err != nil {
 		return err
 	}

@@ -15,10 +15,12 @@ import (
 	"github.com/outbox-relay/relay/internal/token"
 )
 
-// tenantToken makes a token of a tenant's.
-func (r *rig) tenantToken(tenant string) string {
+// tenantToken makes a token that reads what is a tenant's.
+func (r *rig) tenantToken(tenant string) string { return r.tokenOf(token.RoleTenantRead, tenant) }
+
+func (r *rig) tokenOf(role token.Role, tenant string) string {
 	r.t.Helper()
-	_, text, err := token.Store{DB: r.pool()}.Create(context.Background(), token.RoleTenantRead, tenant, "", time.Time{})
+	_, text, err := token.Store{DB: r.pool()}.Create(context.Background(), role, tenant, "", time.Time{})
 	if err != nil {
 		r.t.Fatal(err)
 	}

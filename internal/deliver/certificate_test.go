@@ -200,7 +200,7 @@ func TestClientPair_IsCheckedWhenItIsRead(t *testing.T) {
 		text, url string
 		as        Identify
 	}{{"x", "https://a.test", identify(nil)}, {mixed, "https://a.test", identify(nil)}, {good, "http://a.test", identify(nil)}, {good, "https://a.test", nil}} {
-		d := NewDirectory(url.Parse, c.as, nil)
+		d := NewDirectory(anyURL, c.as, nil)
 		ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: c.url, Events: []string{"*"}, stored: newStored(testSecret, nil, nil, nil, &c.text)})
 		if spec := ep.spec.Load(); spec.fault == "" || strings.Contains(spec.fault, "BEGIN") || spec.client != nil {
 			t.Errorf("%.20s at %s: an attempt would be made: %q", c.text, c.url, spec.fault)
@@ -242,7 +242,7 @@ func TestDirectory_KeepsAnIdentityForAsLongAsItsCertificate(t *testing.T) {
 	ada, bob := mustCertificate(t, root, "ada").Reveal(), mustCertificate(t, root, "bob").Reveal()
 	var open []string
 	allowed := true
-	d := NewDirectory(func(raw string) (*url.URL, error) {
+	d := NewDirectory(func(_, raw string) (*url.URL, error) {
 		if !allowed {
 			return nil, errors.New("not now")
 		}
@@ -348,7 +348,7 @@ func TestDispatcher_TellsOnceOfACertificateThatHasExpired(t *testing.T) {
 	t.Parallel()
 	root := authority.New(t, "root")
 	text := mustCertificate(t, root, "ada").Reveal()
-	d := NewDirectory(url.Parse, identify(nil), nil)
+	d := NewDirectory(anyURL, identify(nil), nil)
 	ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: "https://a.test", Events: []string{"*"}, stored: newStored(testSecret, nil, nil, nil, &text)})
 	var log bytes.Buffer
 	p := &Dispatcher{log: slog.New(slog.NewJSONHandler(&log, nil))}

@@ -41,9 +41,9 @@ func (s *endpointSpec) signerAt(now time.Time) *signature.Signer {
 	return s.signer
 }
 
-// CheckURL parses a URL and tells whether it may be posted to at all. What it
+// CheckURL parses a URL of a tenant's and tells whether it may be posted to at all. What it
 // lets through may still be refused when it is dialed.
-type CheckURL func(raw string) (*url.URL, error)
+type CheckURL func(tenant, raw string) (*url.URL, error)
 
 func newEndpoint(s *Subscription, check CheckURL, as Identify) *Endpoint {
 	ep := &Endpoint{id: s.ID, lanes: newLaneSet()}
@@ -58,7 +58,7 @@ func (ep *Endpoint) replace(s *Subscription, check CheckURL, as Identify) (left 
 	spec := &endpointSpec{sub: s}
 	before := ep.client()
 	var err error
-	if spec.url, err = check(s.URL); err != nil {
+	if spec.url, err = check(s.TenantID, s.URL); err != nil {
 		spec.fault = "the URL of the subscription is not allowed"
 	} else if err = spec.sign(time.Now()); err != nil {
 		spec.fault = "the secret of the subscription cannot be used"

@@ -3,7 +3,6 @@ package deliver
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"testing"
 
@@ -75,7 +74,7 @@ func TestHeader_IsCheckedWhenItIsRead(t *testing.T) {
 			t.Errorf("%s: %v", text, h)
 		}
 	}
-	d := NewDirectory(url.Parse, nil, nil)
+	d := NewDirectory(anyURL, nil, nil)
 	headers := `[["Host","evil"]]`
 	ep := d.put(&Subscription{ID: uuid.New(), TenantID: "acme", URL: "https://a.test", Events: []string{"*"}, stored: newStored(testSecret, nil, nil, &headers, nil)})
 	if fault := ep.spec.Load().fault; fault == "" {

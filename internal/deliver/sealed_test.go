@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -222,7 +221,7 @@ func TestDirectory_RefusesKeysThatOpenLess(t *testing.T) {
 	set := newKeyset(t)
 	keys := keyring(t, set)
 	id := w.add("a.test", keys)
-	d := NewDirectory(url.Parse, nil, keys)
+	d := NewDirectory(anyURL, nil, keys)
 	if _, _, err := d.Load(t.Context(), w.pool); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +264,7 @@ func TestSeal_IsNoChangeToARelayThatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := w.text("SELECT string_agg(updated_at::text, ' ' ORDER BY id) FROM relay.subscriptions")
-	d := NewDirectory(url.Parse, nil, second)
+	d := NewDirectory(anyURL, nil, second)
 	if _, _, err := d.Load(ctx, w.pool); err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +325,7 @@ func TestSubscriptions_RotateTheirSecretInPhases(t *testing.T) {
 			ctx := t.Context()
 			id := w.add("a.test", keys)
 			store := Subscriptions{DB: w.pool, Keys: keys}
-			d := NewDirectory(url.Parse, nil, keys)
+			d := NewDirectory(anyURL, nil, keys)
 			if _, _, err := d.Load(ctx, w.pool); err != nil {
 				t.Fatal(err)
 			}
@@ -478,7 +477,7 @@ func TestEndpoint_StopsSigningWithASecretThatExpires(t *testing.T) {
 		previous := secondSecret
 		s.stored = newStored(testSecret, nil, &previous, nil, nil)
 		s.PreviousExpiresAt = &at
-		d := NewDirectory(url.Parse, nil, nil)
+		d := NewDirectory(anyURL, nil, nil)
 		ep := d.put(s)
 		for _, c := range []struct {
 			after time.Duration

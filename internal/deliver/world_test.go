@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"slices"
 	"sync"
 	"testing"
@@ -276,7 +275,7 @@ func (w *world) lead(settings ...setting) *leader {
 	for _, f := range settings {
 		f(&opts, &ro)
 	}
-	l := &leader{world: w, stream: &stream{t: w.t}, dir: NewDirectory(url.Parse, identify(nil), w.keys), registry: prometheus.NewRegistry(),
+	l := &leader{world: w, stream: &stream{t: w.t}, dir: NewDirectory(anyURL, identify(nil), w.keys), registry: prometheus.NewRegistry(),
 		recStopped: make(chan error, 1)}
 	l.metrics = NewMetrics(l.registry, 10)
 	var end, partial string

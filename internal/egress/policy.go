@@ -27,6 +27,8 @@ type Options struct {
 	Allow, Deny []string
 	// RequireHTTPS makes CheckURL refuse plain http, for allowed hosts too.
 	RequireHTTPS bool
+	// HTTPTenants may have plain http where others may not; CheckURLOf looks at them.
+	HTTPTenants []string
 	// Ports that may be dialled where Allow does not apply. Default: 80, 443.
 	Ports []uint16
 

@@ -25,15 +25,18 @@ const maxURL = 2048
 // policy refuses the address. What CheckURL returns, it accepts again and returns unchanged.
 //
 // It does not resolve the name, so acceptance is no promise that a dial will pass.
-func (p *Policy) CheckURL(raw string) (*url.URL, error) {
-	u, err := p.rules.Load().checkURL(raw)
+func (p *Policy) CheckURL(raw string) (*url.URL, error) { return p.CheckURLOf("", raw) }
+
+// CheckURLOf is CheckURL for a receiver of one tenant, which may be one of Options.HTTPTenants.
+func (p *Policy) CheckURLOf(tenant, raw string) (*url.URL, error) {
+	u, err := p.rules.Load().checkURL(tenant, raw)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrURL, err)
 	}
 	return u, nil
 }
 
-func (r *rules) checkURL(raw string) (*url.URL, error) {
+func (r *rules) checkURL(tenant, raw string) (*url.URL, error) {
 	if err := checkText(raw); err != nil {
 		return nil, err
 	}
@@ -45,8 +48,8 @@ func (r *rules) checkURL(raw string) (*url.URL, error) {
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
 		return nil, errors.New("it must begin with https:// (or http:// where that is allowed)")
-	case u.Scheme == "http" && r.RequireHTTPS:
-		return nil, errors.New("https is required (egress.require_https)")
+	case u.Scheme == "http" && r.RequireHTTPS && !slices.Contains(r.HTTPTenants, tenant):
+		return nil, errors.New("https is required (egress.require_https, egress.http_tenants)")
 	case u.User != nil || strings.Contains(u.Host, "@"):
 		return nil, errors.New("user names and passwords do not belong into it")
 	case u.Opaque != "" || u.Hostname() == "":

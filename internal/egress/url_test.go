@@ -47,6 +47,28 @@ func TestCheckURL_Accepts(t *testing.T) {
 	}
 }
 
+func TestCheckURL_LetsNamedTenantsGoWithoutTLS(t *testing.T) {
+	p := mustPolicy(t, Options{RequireHTTPS: true, HTTPTenants: []string{"legacy", "old"}})
+	for _, c := range []struct {
+		tenant, url string
+		want        bool
+	}{
+		{"legacy", "http://receiver.example/", true}, {"old", "http://receiver.example/", true}, {"legacy", "https://receiver.example/", true},
+		{"acme", "http://receiver.example/", false}, {"", "http://receiver.example/", false}, {"Legacy", "http://receiver.example/", false},
+		{"legacy", "http://10.0.0.1/", false}, {"legacy", "http://receiver.example:22/", false}, {"legacy", "ftp://receiver.example/", false},
+	} {
+		if _, err := p.CheckURLOf(c.tenant, c.url); (err == nil) != c.want {
+			t.Errorf("%s of %q: %v", c.url, c.tenant, err)
+		}
+	}
+	if err := p.Reload(Options{RequireHTTPS: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.CheckURLOf("legacy", "http://receiver.example/"); err == nil {
+		t.Error("a tenant that is named no more goes on without TLS")
+	}
+}
+
 func TestCheckURL_RefusesWithAReason(t *testing.T) {
 	long := "https://receiver.example/" + strings.Repeat("x", 2048)
 	for raw, reason := range map[string]string{
