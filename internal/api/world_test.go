@@ -30,7 +30,7 @@ import (
 
 // world is an API over a database of its own.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	db   *pgxpool.Pool
 	api  *API
 	base string
@@ -49,7 +49,7 @@ type world struct {
 	keys   *secret.Keyring
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	url := pgtest.NewDatabase(t)
 	if _, err := migrate.Up(t.Context(), url); err != nil {
@@ -159,7 +159,7 @@ type answer struct {
 }
 
 // into decodes the body.
-func (a answer) into(t *testing.T, v any) {
+func (a answer) into(t testing.TB, v any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(a.Text), v); err != nil {
 		t.Fatalf("%v in %.300s", err, a.Text)
@@ -167,7 +167,7 @@ func (a answer) into(t *testing.T, v any) {
 }
 
 // problem decodes the body, and checks what all problems have.
-func (a answer) problem(t *testing.T) Problem {
+func (a answer) problem(t testing.TB) Problem {
 	t.Helper()
 	var p Problem
 	if got := a.Header.Get("Content-Type"); got != "application/problem+json" {
