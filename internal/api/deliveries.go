@@ -60,7 +60,7 @@ type Attempt struct {
 	Number         *int      `json:"number" doc:"By the retry schedule, from 1. Null: it cost none, because the endpoint asked for fewer (429)."`
 	At             time.Time `json:"at" doc:"When it began."`
 	DurationMillis float64   `json:"duration_ms"`
-	Phases         *Phases   `json:"phases_us,omitempty" doc:"What it spent its time on, in microseconds."`
+	Phases         *Phases   `json:"phases_us,omitempty" doc:"What it spent its time on, in microseconds. Absent: it went over a connection that was open, and waited for the answer."`
 	StatusCode     *int      `json:"status_code" doc:"Null: there was no answer."`
 	Reason         string    `json:"reason,omitempty" doc:"Why it failed; absent: it was taken."`
 	Detail         string    `json:"detail,omitempty"`
@@ -200,7 +200,7 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 func history(r *deliver.Record) ([]Attempt, error) {
 	list := []Attempt{}
 	if r.History == nil {
-		// One that was taken at once has no history of its own.
+		// One that was taken at once, over a connection that was open, has no history of its own.
 		if r.Status != deliver.StatusDelivered || r.EndedAt == nil || r.DurationMicros == nil {
 			return list, nil
 		}

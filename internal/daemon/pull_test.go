@@ -146,3 +146,31 @@ func TestStatistics_ShowTheBreakerAndTheBookmark(t *testing.T) {
 		return r.number("SELECT count(*) FROM relay.changes WHERE actor = 'relay' AND action = 'subscription.disable' AND target = $1 AND after ->> 'disabled_reason' LIKE 'gone: %'", sub) == 1
 	})
 }
+
+func TestDelivery_ShowsThePhasesOfAnAttemptThatOpensAConnection(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "RELAY_DELIVER_ENDPOINT_CONCURRENCY=1")
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	bearer := r.tenantToken("acme")
+	for i := range 2 {
+		r.order("acme", "o1", i)
+		r.eventually("it is recorded", func() bool { return r.number("SELECT count(*) FROM relay.deliveries") == i+1 })
+	}
+	var list struct{ Items []api.Delivery }
+	r.eventually("both are listed", func() bool {
+		r.get(d, bearer, "/deliveries", &list)
+		return len(list.Items) == 2
+	})
+	for i, opened := range []bool{false, true} { // newest first
+		var one api.DeliveryDetail
+		r.get(d, bearer, "/deliveries/"+list.Items[i].ID.String(), &one)
+		if len(one.History) != 1 || *one.History[0].StatusCode != 200 || (one.History[0].Phases != nil) != opened {
+			t.Fatalf("delivery %d: %+v", i, one.History)
+		}
+		if p := one.History[0].Phases; opened && (p.Connect <= 0 || p.FirstByte <= 0) {
+			t.Errorf("phases %+v", p)
+		}
+	}
+}

@@ -9,8 +9,9 @@ import (
 )
 
 // Attempt is one entry of a delivery's history. There are entries from the first
-// failure on; a delivery that is taken at once has none, and its record says what
-// there is to say.
+// failure on; a delivery that is taken at once has one when a connection was opened for
+// it, and else none: nearly all of them go over connections that are open, and their
+// records say what there is to say.
 //
 // Address and Answer are the operator's to see. The address tells how a name
 // resolves where the relay runs; the answer comes from an address that the egress
@@ -43,7 +44,7 @@ const maxHistory = 64 << 10
 // entry is the history's entry for an attempt that just ended, nil when it needs
 // none. It is made while nobody waits for the dispatcher's lock.
 func (d *Delivery) entry(o Outcome, now time.Time) []byte {
-	if o.Aborted || o.Success() && d.history == nil {
+	if o.Aborted || o.Success() && d.history == nil && o.Phases.Connect == 0 {
 		return nil
 	}
 	a := Attempt{N: d.attempts + 1, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),

@@ -37,7 +37,7 @@ type Record struct {
 	Halts bool `json:"halts"`
 	// DurationMicros is how long the last attempt took.
 	DurationMicros *int `json:"duration_us"`
-	// History has an entry an attempt, from the first failure on (see Attempt).
+	// History has an entry an attempt, from the first failure or opened connection on (see Attempt).
 	History json.RawMessage `json:"history"`
 	// Replay is the replay that it belongs to, nil when it came through the stream.
 	Replay *int64 `json:"replay_id"`
