@@ -176,6 +176,9 @@ func (c *Cluster) create(ctx context.Context, base string) error {
 	// initdb runs postgres in turn: the whole session ends with it.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	p, err := spawn(cmd)
+	if ctx.Err() != nil && err != nil { // which exec tells without its cause
+		return fmt.Errorf("run initdb: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		return c.explainSpawn("run initdb", err)
 	}
