@@ -24,15 +24,19 @@ const apiDays = 30
 // apiCalls is how often each call is made, after a tenth as many that are not counted.
 const apiCalls = 200
 
+// apiSubscription is one of those that share the deliveries.
+const apiSubscription = "00000000-0000-7000-8000-000000000042"
+
 // apiFill writes one day's deliveries of one tenant, in the order of their ids, as the relay does. One of a hundred is dead,
-// 100 subscriptions and 10,000 keys share them.
+// 100 subscriptions and 10,000 keys share them. The numbers of each subscription's go on behind $3.
 const apiFill = `
 INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type, aggregate_id, commit_lsn,
-       row_index, status, attempts, last_error, last_status, duration_us, ended_at)
+       row_index, status, attempts, last_error, last_status, duration_us, ended_at, sequence)
 SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid,
        at, 't0', ('00000000-0000-7000-8000-' || lpad((n % 100)::text, 12, '0'))::uuid, ('00000000-0000-7000-9000-' || substr(h, 1, 12))::uuid,
        (ARRAY['payment.received', 'payment.failed', 'customer.updated', 'sales_order.created'])[1 + n % 4], 'payment', 'inv_' || n % 10000,
-       '0/0', 0, CASE WHEN n % 100 = 7 THEN 'DEAD' ELSE 'DELIVERED' END, 1, NULL, 200, 1500, at + interval '2 ms'
+       '0/0', 0, CASE WHEN n % 100 = 7 THEN 'DEAD' ELSE 'DELIVERED' END, 1, NULL, 200, 1500, at + interval '2 ms',
+       $3::bigint + n / 100 + 1
   FROM (SELECT n, md5(n::text) AS h, $1::timestamptz + n * (interval '1 day' / $2::bigint) AS at FROM generate_series(0, $2::bigint - 1) AS n) AS r`
 
 // api measures the calls of tenants over a long list of deliveries, while the relay runs.
@@ -64,7 +68,7 @@ func (b *bench) api(ctx context.Context, _ []path) (err error) {
 		return err
 	}
 	middle := url.QueryEscape(time.Now().Add(-apiDays / 2 * 24 * time.Hour).Format(time.RFC3339))
-	sub := "00000000-0000-7000-8000-000000000042"
+	numbered := b.deliveries / 100
 	for _, call := range []struct {
 		name string
 		do   func(i int) error
@@ -73,9 +77,13 @@ func (b *bench) api(ctx context.Context, _ []path) (err error) {
 		{"list, a page in the middle", c.getter(ctx, "/deliveries?to="+middle)},
 		{"list, dead", c.getter(ctx, "/deliveries?status=DEAD")},
 		{"list, one event type", c.getter(ctx, "/deliveries?event=payment.failed")},
-		{"list, one subscription", c.getter(ctx, "/deliveries?subscription="+sub)},
+		{"list, one subscription", c.getter(ctx, "/deliveries?subscription="+apiSubscription)},
 		{"list, one aggregate of 10,000", c.getter(ctx, "/deliveries?aggregate_id=inv_77&limit=5")},
 		{"show one", func(i int) error { return c.get(ctx, "/deliveries/"+first.Items[i%len(first.Items)].ID, nil) }},
+		{"events by number, 50 in the middle", func(i int) error {
+			return c.get(ctx, fmt.Sprintf("/subscriptions/%s/events?after=%d", apiSubscription, numbered/2+i), nil)
+		}},
+		{"statistics", c.getter(ctx, "/subscriptions/"+apiSubscription+"/statistics")},
 		{"create a subscription", func(i int) error {
 			return c.call(ctx, http.MethodPost, "/subscriptions", map[string]any{"url": fmt.Sprintf("https://hooks.example.com/%d", i), "event": "*",
 				"active": false}, nil)
@@ -113,9 +121,13 @@ func (b *bench) fillDeliveries(ctx context.Context) error {
 				day, from.Format(time.RFC3339), from.AddDate(0, 0, 1).Format(time.RFC3339))); err != nil {
 				return err
 			}
-			if _, err := conn.Exec(ctx, apiFill, from, perDay); err != nil {
+			if _, err := conn.Exec(ctx, apiFill, from, perDay, int64(apiDays-day)*int64((perDay+99)/100)); err != nil {
 				return err
 			}
+		}
+		if _, err := conn.Exec(ctx, `WITH s AS (INSERT INTO relay.subscriptions (id, tenant_id, url, events, secret, active) VALUES ($1, 't0', 'https://hooks.example.com/42', '{*}', 'x', false))
+			INSERT INTO relay.sequences VALUES ($1, $2, '{}')`, apiSubscription, int64(apiDays)*int64((perDay+99)/100)); err != nil {
+			return err
 		}
 		_, err := conn.Exec(ctx, "VACUUM (ANALYZE) relay.deliveries")
 		return err
