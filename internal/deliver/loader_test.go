@@ -46,7 +46,7 @@ func TestDispatcher_RetriesWhileTheEndpointIsBusy(t *testing.T) {
 	w.subscribe("a.test")
 	l := w.lead(func(o *Options, _ *RecorderOptions) {
 		o.EndpointConcurrency, o.HandoverAfter = 1, time.Minute
-		o.Schedule.Delays = []time.Duration{0, 200 * time.Millisecond, time.Hour}
+		o.Schedule.Delays = []time.Duration{0, 2 * time.Second, time.Hour} // it must not be due before the others are there
 	})
 	failed := w.commit("failed")
 	w.sink.on("a.test", only(failed[0], failing))

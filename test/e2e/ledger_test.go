@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/audit"
 )
 
 // ledger writes rows into the outbox and knows, beside the relay, which of them committed. The number of an event
@@ -232,7 +234,12 @@ func (l *ledger) books(subs ...*subscription) {
 // had, may repeat with another number.
 func (l *ledger) numbers(sub *subscription) {
 	l.s.t.Helper()
-	rows, err := l.s.db.Query(l.s.t.Context(), `SELECT DISTINCT sequence::text, event_id::text FROM (SELECT sequence, event_id, subscription_id FROM relay.deliveries
+	tx, err := audit.Table{Name: "relay.deliveries"}.BeginReading(l.s.t.Context(), l.s.db) // rows may be on their way to a partition
+	if err != nil {
+		l.s.t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	rows, err := tx.Query(l.s.t.Context(), `SELECT DISTINCT sequence::text, event_id::text FROM (SELECT sequence, event_id, subscription_id FROM relay.deliveries
 		UNION ALL SELECT sequence, event_id, subscription_id FROM relay.parked) AS d WHERE subscription_id = $1 AND sequence IS NOT NULL`, sub.id)
 	if err != nil {
 		l.s.t.Fatal(err)
