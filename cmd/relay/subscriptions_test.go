@@ -261,3 +261,29 @@ func TestSubscriptions_ChangesByCommandAndBySQLAreOnRecordWithoutSecrets(t *test
 		t.Errorf("by %s", got)
 	}
 }
+
+// What notes changes must never be why a change fails: the relay's own disabling is written with what it records.
+func TestSubscriptions_NotingAChangeFailsNobody(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	id := s.subscribe("acme", "https://hooks.example.com/x")
+	role := "backoffice_" + strings.ReplaceAll(id, "-", "_")
+	s.exec("CREATE ROLE " + role)
+	defer func() { s.exec("DROP OWNED BY " + role + "; DROP ROLE " + role) }()
+	s.exec("GRANT USAGE ON SCHEMA relay TO " + role + "; GRANT SELECT, INSERT, UPDATE, DELETE ON relay.subscriptions TO " + role)
+	s.exec("BEGIN; SET LOCAL ROLE " + role + "; UPDATE relay.subscriptions SET description = 'by hand'; COMMIT")
+	for _, filter := range []string{`{"a":"b\u0000"}`, `{"a":1e999999}`} { // which json holds, and jsonb does not
+		s.exec("UPDATE relay.subscriptions SET filter = '" + filter + "'")
+		s.exec("UPDATE relay.subscriptions SET active = NOT active, updated_at = now()")
+	}
+	s.exec("UPDATE relay.subscriptions SET filter = NULL, tenant_id = 'globex'")
+	s.exec("DELETE FROM relay.subscriptions")
+	got := s.text("SELECT string_agg(tenant_id || ' ' || action, ', ' ORDER BY id) FROM relay.changes")
+	if want := "acme subscription.create, acme subscription.update, acme subscription.update, acme subscription.disable, acme subscription.update, " +
+		"acme subscription.enable, acme subscription.delete, globex subscription.create, globex subscription.delete"; got != want {
+		t.Errorf("on record: %s\nwant: %s", got, want)
+	}
+	if n := s.text("SELECT count(*)::text FROM relay.changes WHERE tenant_id = 'globex' AND before ->> 'tenant_id' = 'acme'"); n != "0" {
+		t.Error("a tenant sees how it was under another")
+	}
+}

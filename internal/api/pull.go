@@ -36,7 +36,7 @@ type Gap struct {
 type EventsAfter struct {
 	Items     []NumberedEvent `json:"items" nullable:"false" doc:"By number, ascending."`
 	Gaps      []Gap           `json:"gaps" nullable:"false" doc:"Numbers above after and up to last that nothing is on record of any more, both ends included: retention has taken their records, or they were never given to an event."`
-	Last      int64           `json:"last" doc:"All numbers up to it are in items, in gaps, or not above after: the next call's after."`
+	Last      int64           `json:"last" doc:"All numbers above after and up to it are in items or in gaps: the next call's after. Below after: the database has lost numbers, in a failover or a restore, and gives them out again."`
 	Watermark int64           `json:"watermark" doc:"The number up to which all is final. last below it: there is more."`
 }
 
@@ -57,8 +57,12 @@ func (s *server) pullRoutes(api huma.API) {
 		token.RoleTenantRead, s.listEventsAfter)
 }
 
-// pulledBytes bounds the bodies of one answer, of which it has one at least.
-const pulledBytes = 8 << 20
+// pulledBytes bounds the bodies of one answer, of which it has one at least, and bodiesAtOnce how many are read before that
+// is looked at.
+const (
+	pulledBytes  = 8 << 20
+	bodiesAtOnce = 8
+)
 
 func (s *server) listEventsAfter(ctx context.Context, c *caller, in *afterInput) (*afterOutput, error) {
 	db := s.store(c)
@@ -73,19 +77,19 @@ func (s *server) listEventsAfter(ctx context.Context, c *caller, in *afterInput)
 	if err != nil {
 		return nil, err
 	}
-	out := &afterOutput{Body: EventsAfter{Items: []NumberedEvent{}, Gaps: []Gap{}, Last: max(in.After, watermark), Watermark: watermark}}
+	out := &afterOutput{Body: EventsAfter{Items: []NumberedEvent{}, Gaps: []Gap{}, Last: watermark, Watermark: watermark}}
 	b := &out.Body
 	if len(list) == in.Limit {
 		b.Last = *list[len(list)-1].Sequence
 	}
 	var bodies map[uuid.UUID]json.RawMessage
-	if in.Bodies {
-		if bodies, err = s.bodies(ctx, db, sub, list); err != nil {
-			return nil, err
-		}
-	}
 	next, size := in.After+1, 0
 	for i := range list {
+		if in.Bodies && i%bodiesAtOnce == 0 {
+			if bodies, err = s.bodies(ctx, db, sub, list[i:min(i+bodiesAtOnce, len(list))]); err != nil {
+				return nil, err
+			}
+		}
 		r := &list[i]
 		n := *r.Sequence
 		if size += len(bodies[r.ID]); size > pulledBytes && i > 0 {

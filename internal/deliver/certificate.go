@@ -124,8 +124,8 @@ func readChain(text string) ([]*x509.Certificate, error) {
 func checkPublicKey(key any) string {
 	switch key := key.(type) {
 	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < 2048 || bits > 8192 {
-			return fmt.Sprintf("its RSA key has %d bits; 2048 to 8192 are needed", bits)
+		if bits := key.N.BitLen(); bits < 2048 || bits > 4096 {
+			return fmt.Sprintf("its RSA key has %d bits; 2048 to 4096 are needed", bits)
 		}
 		return ""
 	case *ecdsa.PublicKey:
@@ -138,7 +138,7 @@ func checkPublicKey(key any) string {
 	return "its key is of a kind that TLS does not use"
 }
 
-// maxKey is more than an RSA key of 8192 bits has, in bytes. Larger ones take seconds to be looked at.
+// maxKey is more than an RSA key of 4096 bits has, in bytes. Larger ones take seconds to be looked at.
 const maxKey = 6 << 10
 
 func readKey(text string) (crypto.Signer, error) {

@@ -74,10 +74,12 @@ type Dispatcher struct {
 	beyond     *rate.Limiter             // of what is loaded for endpoints that may not work when there is no room
 	stamped    time.Time                 // what stamp gave out last
 	toLetGo    map[*Endpoint]haltedPlace // endpoints whose halted lanes are to go on, and how far that is done
-	stopping   bool
-	pressure   Pressure
-	held       held      // nothing may start: see fence.go
-	pulse      time.Time // when Run last looked; zero before it has
+	// lastNumbers are the last numbers that subscriptions were given which are gone since.
+	lastNumbers map[uuid.UUID]int64
+	stopping    bool
+	pressure    Pressure
+	held        held      // nothing may start: see fence.go
+	pulse       time.Time // when Run last looked; zero before it has
 
 	attemptCtx context.Context // ends when attempts on the wire must give up
 	abort      context.CancelFunc
@@ -98,7 +100,8 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		asked: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
-		failing: make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
+		lastNumbers: make(map[uuid.UUID]int64),
+		failing:     make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
 		beyond: rate.NewLimiter(beyondRate, beyondRate/10),
 	}
 	if n := opts.FailingRate; n > 0 {
@@ -200,6 +203,7 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 	defer p.mu.Unlock()
 	s := &ep.lanes
 	s.removed = true
+	p.lastNumbers[ep.id] = s.given
 	delete(p.open, ep)
 	delete(p.failing, ep)
 	now := time.Now()

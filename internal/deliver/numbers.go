@@ -72,8 +72,14 @@ func (n *numbers) multirange() string {
 	return string(append(b, '}'))
 }
 
-// nextNumber gives out a number that no delivery on record has.
-func (s *laneSet) nextNumber() int64 {
+// nextNumber gives out a number that no delivery on record has. p.mu is held.
+func (p *Dispatcher) nextNumber(ep *Endpoint) int64 {
+	s := &ep.lanes
+	if last := p.lastNumbers[ep.id]; last > s.given {
+		// A subscription of this id was removed and is back: it goes on. Nothing of this Endpoint's is with the Recorder yet.
+		s.given, ep.numbers.whole = last, last
+		delete(p.lastNumbers, ep.id)
+	}
 	s.given++
 	for len(s.taken) > 0 && s.given >= s.taken[0].from {
 		s.given = s.taken[0].to + 1

@@ -37,10 +37,10 @@ func TestNumbers_KnowWhatIsOnRecord(t *testing.T) {
 			}
 		}
 		// What a new leader gives out is what is missing, and then what follows.
-		s := laneSet{given: n.whole, taken: slices.Clone(n.ahead)}
+		p, ep := &Dispatcher{}, &Endpoint{lanes: laneSet{given: n.whole, taken: slices.Clone(n.ahead)}}
 		given := make(map[int64]bool)
 		for range 300 {
-			v := s.nextNumber()
+			v := p.nextNumber(ep)
 			if set[v] || given[v] || v <= n.whole {
 				t.Fatalf("seed %d: %d is given out twice", seed, v)
 			}

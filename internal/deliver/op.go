@@ -48,7 +48,8 @@ type op struct {
 	history    []byte
 	lastError  string
 	httpStatus int
-	settles    bool // it is the first record of a delivery from the stream
+	number     int64 // of the delivery; 0 for none, as once its subscription is gone
+	settles    bool  // it is the first record of a delivery from the stream
 	deletes    bool
 	text       string
 	url        string // of opDisable: that is disabled. The subscription may have another one by now
@@ -76,10 +77,10 @@ func (o *op) touchesTable() bool {
 
 // numbered is the number that is on record with the op for the first time, 0 for none.
 func (o *op) numbered() int64 {
-	if o.d == nil || o.kind != opPark && !o.settles {
+	if o.kind != opPark && !o.settles {
 		return 0
 	}
-	return o.d.number
+	return o.number
 }
 
 // weight is how many bytes an op holds until it is written.

@@ -232,6 +232,9 @@ func (p *Dispatcher) submit(o op) {
 	if o.d != nil {
 		o.ep, o.lane = o.d.ep, o.d.laneKey
 		o.attempts, o.history, o.lastError = o.d.attempts, o.d.history, o.d.lastError
+		if !o.ep.lanes.removed {
+			o.number = o.d.number
+		}
 		if o.httpStatus == 0 {
 			o.httpStatus = o.d.lastStatus
 		}

@@ -52,7 +52,7 @@ func (w *writer) queue(ops []op) {
 	var park, ended, update, remove []*op
 	latest := make(map[*Delivery]int) // place in update of a delivery's last one
 	var promoted, cancelled []*op
-	health := make(map[*Endpoint]*op) // the last one of each
+	health := make(map[uuid.UUID]*op) // the last one of each
 	for i := range ops {
 		o := &ops[i]
 		switch o.kind {
@@ -78,7 +78,7 @@ func (w *writer) queue(ops []op) {
 		case opCancel:
 			cancelled = append(cancelled, o)
 		case opFailing, opHealthy:
-			health[o.ep] = o
+			health[o.ep.id] = o
 		}
 	}
 	w.bodies(park, ended)
@@ -106,11 +106,12 @@ func (w *writer) queue(ops []op) {
 
 // numbers puts the numbers of new deliveries on record.
 func (w *writer) numbers(ops []op) {
-	touched := make(map[*Endpoint]struct{})
+	// By id, of which there may be two Endpoints, when a subscription was removed and is back: the later one goes on.
+	touched := make(map[uuid.UUID]*Endpoint)
 	for i := range ops {
 		if n := ops[i].numbered(); n != 0 {
 			ops[i].ep.numbers.add(n)
-			touched[ops[i].ep] = struct{}{}
+			touched[ops[i].ep.id] = ops[i].ep
 		}
 	}
 	if len(touched) == 0 {
@@ -119,8 +120,9 @@ func (w *writer) numbers(ops []op) {
 	var ids [][16]byte
 	var whole []int64
 	var ahead []string
-	for _, ep := range slices.SortedFunc(maps.Keys(touched), func(a, b *Endpoint) int { return compareIDs(a.id, b.id) }) {
-		ids, whole, ahead = append(ids, ep.id), append(whole, ep.numbers.whole), append(ahead, ep.numbers.multirange())
+	for _, id := range slices.SortedFunc(maps.Keys(touched), compareIDs) {
+		n := &touched[id].numbers
+		ids, whole, ahead = append(ids, id), append(whole, n.whole), append(ahead, n.multirange())
 	}
 	w.batch.Queue(sqlSequences, ids, whole, ahead)
 }
@@ -194,7 +196,7 @@ func newParkColumns(ops []*op) *parkColumns {
 			k.parked = append(k.parked, o.at)
 		}
 		k.replay = append(k.replay, o.d.flight.Replay)
-		k.number, k.xid = append(k.number, o.d.number), append(k.xid, int64(o.d.flight.XID)) // #nosec G115 -- the bits, as PostgreSQL casts it
+		k.number, k.xid = append(k.number, o.number), append(k.xid, int64(o.d.flight.XID)) // #nosec G115 -- the bits, as PostgreSQL casts it
 	}
 	return k
 }
@@ -286,7 +288,7 @@ func (w *writer) ended(ops []*op) {
 	for i, o := range ops {
 		f := o.d.flight
 		id[i], sub[i], event[i], replay[i] = o.d.id, o.ep.id, f.EventID, f.Replay
-		number[i], xid[i] = o.d.number, int64(f.XID) // #nosec G115 -- the bits, as PostgreSQL casts it
+		number[i], xid[i] = o.number, int64(f.XID) // #nosec G115 -- the bits, as PostgreSQL casts it
 		created[i], ended[i] = f.CommitTime, o.at
 		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
 		lsn[i], status[i], errs[i], hist[i] = lsnText(f.CommitLSN), string(o.status), o.lastError, string(o.history)
@@ -298,16 +300,16 @@ func (w *writer) ended(ops []*op) {
 		errs, statusCode, durationMicro, ended, hist, replay, number, xid)
 }
 
-func (w *writer) health(last map[*Endpoint]*op) {
+func (w *writer) health(last map[uuid.UUID]*op) {
 	var failing, healthy [][16]byte
 	var since []time.Time
 	var warned []*time.Time
-	for ep, o := range last {
+	for id, o := range last {
 		if o.kind == opHealthy {
-			healthy = append(healthy, ep.id)
+			healthy = append(healthy, id)
 			continue
 		}
-		failing, since, warned = append(failing, ep.id), append(since, o.at), append(warned, timeOrNil(o.warned))
+		failing, since, warned = append(failing, id), append(since, o.at), append(warned, timeOrNil(o.warned))
 	}
 	if len(failing) > 0 {
 		w.batch.Queue(sqlFailing, failing, since, warned)
@@ -367,7 +369,6 @@ func (w *writer) cancel(ops []*op) {
 	w.freesBodies = true
 	w.batch.Queue(sqlCancel, ids, cancelRows).QueryRow(moreThan(cancelRows, ops...))
 	w.batch.Queue(sqlHealthy, ids)
-	w.batch.Queue(sqlSequencesForget, ids)
 }
 
 // moreThan reads how many rows a statement took that takes most at a time, and notes

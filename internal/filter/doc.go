@@ -18,5 +18,8 @@
 // decimal numbers in strings, which is how amounts are written: 100 is 1e2, and "100.00". A string that a filter gives is
 // compared with strings only.
 //
-// Of an array any element may do; for $neq and $nin, none may. A member that is not there is unequal to everything.
+// Of an array of values any may do; for $neq and $nin, none may. Of an array of objects one has to be like all that is said of it;
+// that none is, $not says. A member that is not there is unequal to everything.
+//
+// A filter that would have to look at very many values of a payload lets it through: see MaxSteps.
 package filter

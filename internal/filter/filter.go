@@ -16,7 +16,12 @@ const (
 	MaxBytes      = 4096
 	MaxConditions = 50 // comparisons, an item of a list counts as one
 	maxDepth      = 16
+	maxDigits     = 100 // of a number, and its exponent is not beyond a thousand
 )
+
+// MaxSteps is how many values a filter looks at in one payload, 256 bytes of a text counting as one. What needs more is let
+// through: tenants write filters, and the goroutine that works them out is everybody's.
+const MaxSteps = 5000
 
 // Fault is what is wrong with a filter, and where: a JSON pointer into it (RFC 6901), "" for all of it.
 type Fault struct{ Pointer, Detail string }
@@ -41,16 +46,9 @@ type condition struct {
 	name    string      // of the member
 	inner   []condition // of the member, or of $not
 	choices [][]condition
-	operand operand
-	list    []operand
+	operand any          // what a value is compared with: a string, bool, nil or number
+	list    map[any]bool // the same, of $in and $nin
 	exist   bool
-}
-
-// operand is what a value is compared with.
-type operand struct {
-	value  any    // string, bool, nil; a number is in number
-	number number // when isNum
-	isNum  bool
 }
 
 // Parse reads a filter. Its error is a *Fault.
@@ -80,7 +78,11 @@ func Parse(text []byte) (*Filter, error) {
 	if err := enc.Encode(v); err != nil {
 		return nil, &Fault{"", err.Error()}
 	}
-	return &Filter{text: strings.TrimSpace(canonical.String()), root: root}, nil
+	f := &Filter{text: strings.TrimSpace(canonical.String()), root: root}
+	if len(f.text) > MaxBytes { // escapes make it longer, and this is what is kept
+		return nil, &Fault{"", fmt.Sprintf("a filter has up to %d bytes", MaxBytes)}
+	}
+	return f, nil
 }
 
 // String is the filter as JSON, spelled in one way.
@@ -130,6 +132,9 @@ func (p *parser) object(object map[string]any, at string, depth int) ([]conditio
 	}
 	var out []condition
 	for _, name := range slices.Sorted(maps.Keys(object)) {
+		if strings.ContainsRune(name, 0) {
+			return nil, &Fault{at, "a name has a NUL character"}
+		}
 		c, err := p.entry(name, object[name], at+"/"+escape(name), depth)
 		if err != nil {
 			return nil, err
@@ -176,7 +181,7 @@ func (p *parser) entry(name string, v any, at string, depth int) (*condition, er
 	case opEq, opNeq:
 		c.operand, err = p.operand(v, at)
 	case opGt, opGte, opLt, opLte:
-		if c.operand, err = p.operand(v, at); err == nil && !c.operand.isNum && !isString(c.operand.value) {
+		if c.operand, err = p.operand(v, at); err == nil && !isNumber(c.operand) && !isString(c.operand) {
 			return nil, &Fault{at, "expected a number or a string"}
 		}
 	case opIn, opNin:
@@ -184,12 +189,13 @@ func (p *parser) entry(name string, v any, at string, depth int) (*condition, er
 		if !ok || len(list) == 0 {
 			return nil, &Fault{at, "expected a list of values"}
 		}
+		c.list = make(map[any]bool, len(list))
 		for i, item := range list {
 			o, err := p.operand(item, fmt.Sprintf("%s/%d", at, i))
 			if err != nil {
 				return nil, err
 			}
-			c.list = append(c.list, o)
+			c.list[o] = true
 		}
 	case opStart, opEnd, opContains:
 		if s, ok := v.(string); !ok || s == "" {
@@ -231,20 +237,31 @@ func (p *parser) filter(v any, at string, depth int) ([]condition, error) {
 	return p.object(object, at, depth)
 }
 
-func (p *parser) operand(v any, at string) (operand, error) {
+func (p *parser) operand(v any, at string) (any, error) {
 	if err := p.count(at); err != nil {
-		return operand{}, err
+		return nil, err
 	}
 	switch v := v.(type) {
 	case json.Number:
-		return operand{number: parseNumber(v.String()), isNum: true}, nil
-	case string, bool, nil:
-		return operand{value: v}, nil
+		n := parseNumber(v.String())
+		if len(v) > maxDigits || n.exp > 1000 || n.exp < -1000 {
+			return nil, &Fault{at, fmt.Sprintf("a number has up to %d digits, and an exponent of up to 1000", maxDigits)}
+		}
+		return n, nil
+	case string:
+		if strings.ContainsRune(v, 0) {
+			return nil, &Fault{at, "it has a NUL character"}
+		}
+		return v, nil
+	case bool, nil:
+		return v, nil
 	}
-	return operand{}, &Fault{at, "expected a string, a number, true, false or null"}
+	return nil, &Fault{at, "expected a string, a number, true, false or null"}
 }
 
 func isString(v any) bool { _, ok := v.(string); return ok }
+
+func isNumber(v any) bool { _, ok := v.(number); return ok }
 
 // Payload is a payload that is decoded when a filter first looks at it, once for all filters. Not safe for concurrent use.
 type Payload struct {
@@ -252,6 +269,12 @@ type Payload struct {
 	value   any
 	decoded bool
 	failed  bool
+	worked  map[string]verdict // what filters said, by their texts: subscriptions may have equal ones
+}
+
+type verdict struct {
+	failed string
+	ok     bool
 }
 
 // NewPayload returns the payload with a JSON text. No text is null.
@@ -281,71 +304,100 @@ func (f *Filter) Explain(p *Payload) (failed string, ok bool) {
 	if f == nil {
 		return "", true
 	}
+	if v, ok := p.worked[f.text]; ok {
+		return v.failed, v.ok
+	}
 	v, ok := p.get()
 	if !ok {
 		return "", false // text that the mapper did not let through
 	}
-	return all(f.root, v, true)
+	w := work{left: MaxSteps}
+	failed, ok = w.all(f.root, v, true)
+	if w.left < 0 {
+		failed, ok = "", true
+	}
+	if p.worked == nil {
+		p.worked = make(map[string]verdict)
+	}
+	p.worked[f.text] = verdict{failed, ok}
+	return failed, ok
+}
+
+// work is one look of a filter at a payload. When nothing is left, what it says is worth nothing.
+type work struct{ left int }
+
+// step counts a look at a value, and tells whether it is still to be done.
+func (w *work) step(v any) bool {
+	w.left--
+	switch v := v.(type) {
+	case string:
+		w.left -= len(v) / 256
+	case json.Number:
+		w.left -= len(v) / 256
+	}
+	return w.left >= 0
 }
 
 // all tells whether all conditions hold of a value, which there may be none of.
-func all(list []condition, v any, present bool) (failed string, ok bool) {
+func (w *work) all(list []condition, v any, present bool) (failed string, ok bool) {
 	for i := range list {
-		if failed, ok := list[i].holds(v, present); !ok {
+		if failed, ok := w.holds(&list[i], v, present); !ok {
 			return failed, false
 		}
 	}
 	return "", true
 }
 
-func (c *condition) holds(v any, present bool) (failed string, ok bool) {
+func (w *work) holds(c *condition, v any, present bool) (failed string, ok bool) {
+	if !w.step(nil) {
+		return c.at, false
+	}
 	switch c.op {
 	case "":
-		return c.member(v)
+		return w.member(c, v)
 	case opAnd:
 		for _, inner := range c.choices {
-			if failed, ok := all(inner, v, present); !ok {
+			if failed, ok := w.all(inner, v, present); !ok {
 				return failed, false
 			}
 		}
 		return "", true
 	case opOr:
 		for _, inner := range c.choices {
-			if _, ok := all(inner, v, present); ok {
+			if _, ok := w.all(inner, v, present); ok {
 				return "", true
 			}
 		}
 		return c.at, false
 	case opNot:
-		_, ok = all(c.inner, v, present)
+		_, ok = w.all(c.inner, v, present)
 		return c.at, !ok
 	case opExist:
 		return c.at, present == c.exist
-	case opNeq:
-		return c.at, !present || !anyOf(v, c.operand.equals)
-	case opNin:
-		return c.at, !present || !anyOf(v, c.oneOfList)
-	case opIn:
-		return c.at, present && anyOf(v, c.oneOfList)
-	case opEq:
-		return c.at, present && anyOf(v, c.operand.equals)
+	case opNeq, opNin:
+		return c.at, !present || !w.anyOf(v, c.equals)
+	case opEq, opIn:
+		return c.at, present && w.anyOf(v, c.equals)
 	}
-	return c.at, present && anyOf(v, c.compares)
+	return c.at, present && w.anyOf(v, c.compares)
 }
 
 // member looks at a member of an object, or of any object in an array.
-func (c *condition) member(v any) (failed string, ok bool) {
+func (w *work) member(c *condition, v any) (failed string, ok bool) {
 	switch v := v.(type) {
 	case map[string]any:
 		inner, present := v[c.name]
-		return all(c.inner, inner, present)
+		return w.all(c.inner, inner, present)
 	case []any:
 		failed = c.at
 		for i, item := range v {
+			if !w.step(nil) {
+				return failed, false
+			}
 			if _, isObject := item.(map[string]any); !isObject {
 				continue
 			}
-			why, ok := c.member(item)
+			why, ok := w.member(c, item)
 			if ok {
 				return "", true
 			}
@@ -355,29 +407,45 @@ func (c *condition) member(v any) (failed string, ok bool) {
 		}
 		return failed, false
 	}
-	return all(c.inner, nil, false)
+	return w.all(c.inner, nil, false)
 }
 
 // anyOf tells whether something holds of a value, or of an element of an array.
-func anyOf(v any, holds func(any) bool) bool {
-	if list, ok := v.([]any); ok {
-		return slices.ContainsFunc(list, holds)
+func (w *work) anyOf(v any, holds func(any) bool) bool {
+	list, ok := v.([]any)
+	if !ok {
+		return w.step(v) && holds(v)
 	}
-	return holds(v)
+	for _, item := range list {
+		if !w.step(item) {
+			return false
+		}
+		if holds(item) {
+			return true
+		}
+	}
+	return false
 }
 
-func (c *condition) oneOfList(v any) bool {
-	return slices.ContainsFunc(c.list, func(o operand) bool { return o.equals(v) })
-}
-
-func (o operand) equals(v any) bool {
-	if o.isNum {
-		n, ok := asNumber(v)
-		return ok && n.compare(o.number) == 0
+// equals tells whether a value is the operand, or one of the list.
+func (c *condition) equals(v any) bool {
+	is := func(key any) bool {
+		if c.list != nil {
+			return c.list[key]
+		}
+		return key == c.operand
 	}
-	switch v.(type) {
-	case string, bool, nil:
-		return v == o.value
+	switch v := v.(type) {
+	case json.Number:
+		return is(parseNumber(v.String()))
+	case string:
+		if is(v) {
+			return true
+		}
+		n, ok := parseDecimal(v)
+		return ok && is(n)
+	case bool, nil:
+		return is(v)
 	}
 	return false
 }
@@ -396,18 +464,18 @@ func asNumber(v any) (number, bool) {
 // compares tells whether a value has the order, or the part, that the condition asks for.
 func (c *condition) compares(v any) bool {
 	var order int
-	if c.operand.isNum {
+	switch want := c.operand.(type) {
+	case number:
 		n, ok := asNumber(v)
 		if !ok {
 			return false
 		}
-		order = n.compare(c.operand.number)
-	} else {
+		order = n.compare(want)
+	case string:
 		s, ok := v.(string)
 		if !ok {
 			return false
 		}
-		want, _ := c.operand.value.(string)
 		switch c.op {
 		case opStart:
 			return strings.HasPrefix(s, want)

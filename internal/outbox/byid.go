@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,8 @@ func ReadPlaces(ctx context.Context, tx pgx.Tx, table string, c Columns, places 
 	for _, p := range places {
 		ids, xids = append(ids, strconv.Quote(p.ID)), append(xids, strconv.FormatUint(p.XID, 10))
 	}
+	slices.Sort(xids)
+	xids = slices.Compact(xids) // a large transaction has many rows
 	rows, err := tx.Query(ctx, fmt.Sprintf("SELECT NULL, e.* FROM %s AS e WHERE (%s::text)::bigint = ANY ($1::bigint[]) AND %s = ANY ($2)",
 		pgx.Identifier{schema, name}.Sanitize(), pgx.Identifier{"e", c.XID}.Sanitize(), pgx.Identifier{"e", c.ID}.Sanitize()),
 		pgx.QueryExecModeSimpleProtocol, "{"+strings.Join(xids, ",")+"}", "{"+strings.Join(ids, ",")+"}")
