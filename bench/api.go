@@ -31,12 +31,12 @@ const apiSubscription = "00000000-0000-7000-8000-000000000042"
 // 100 subscriptions and 10,000 keys share them. The numbers of each subscription's go on behind $3.
 const apiFill = `
 INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type, aggregate_id, commit_lsn,
-       row_index, status, attempts, last_error, last_status, duration_us, ended_at, sequence)
+       row_index, status, attempts, last_error, last_status, duration_us, ended_at, sequence, mark)
 SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid,
        at, 't0', ('00000000-0000-7000-8000-' || lpad((n % 100)::text, 12, '0'))::uuid, ('00000000-0000-7000-9000-' || substr(h, 1, 12))::uuid,
        (ARRAY['payment.received', 'payment.failed', 'customer.updated', 'sales_order.created'])[1 + n % 4], 'payment', 'inv_' || n % 10000,
        '0/0', 0, CASE WHEN n % 100 = 7 THEN 'DEAD' ELSE 'DELIVERED' END, 1, NULL, 200, 1500, at + interval '2 ms',
-       $3::bigint + n / 100 + 1
+       $3::bigint + n / 100 + 1, CASE WHEN ($3::bigint + n / 100 + 1) % 64 = 0 THEN $3::bigint + n / 100 + 1 END
   FROM (SELECT n, md5(n::text) AS h, $1::timestamptz + n * (interval '1 day' / $2::bigint) AS at FROM generate_series(0, $2::bigint - 1) AS n) AS r`
 
 // api measures the calls of tenants over a long list of deliveries, while the relay runs.
@@ -126,7 +126,7 @@ func (b *bench) fillDeliveries(ctx context.Context) error {
 			}
 		}
 		if _, err := conn.Exec(ctx, `WITH s AS (INSERT INTO relay.subscriptions (id, tenant_id, url, events, secret, active) VALUES ($1, 't0', 'https://hooks.example.com/42', '{*}', 'x', false))
-			INSERT INTO relay.sequences VALUES ($1, $2, '{}')`, apiSubscription, int64(apiDays)*int64((perDay+99)/100)); err != nil {
+			INSERT INTO relay.sequences VALUES ($1, $2, '{}', now())`, apiSubscription, int64(apiDays)*int64((perDay+99)/100)); err != nil {
 			return err
 		}
 		_, err := conn.Exec(ctx, "VACUUM (ANALYZE) relay.deliveries")

@@ -44,7 +44,7 @@ type (
 	afterInput struct {
 		SubscriptionPath
 		After  int64 `query:"after" minimum:"0" default:"0" doc:"The number up to which the caller has all."`
-		Limit  int   `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Items of an answer."`
+		Limit  int   `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Numbers that an answer is about, and items that it has at most."`
 		Bodies bool  `query:"bodies" doc:"Whether items have bodies."`
 	}
 	afterOutput struct{ Body EventsAfter }
@@ -73,15 +73,12 @@ func (s *server) listEventsAfter(ctx context.Context, c *caller, in *afterInput)
 	if !s.Complete() {
 		return nil, newProblem(http.StatusConflict, "This relay does not keep a record of every delivery (deliver.log), so there is nothing to compare with.")
 	}
-	list, watermark, err := db.records().After(ctx, sub.ID, in.After, in.Limit)
+	list, last, watermark, err := db.records().After(ctx, sub.ID, in.After, in.Limit)
 	if err != nil {
 		return nil, err
 	}
-	out := &afterOutput{Body: EventsAfter{Items: []NumberedEvent{}, Gaps: []Gap{}, Last: watermark, Watermark: watermark}}
+	out := &afterOutput{Body: EventsAfter{Items: []NumberedEvent{}, Gaps: []Gap{}, Last: last, Watermark: watermark}}
 	b := &out.Body
-	if len(list) == in.Limit {
-		b.Last = *list[len(list)-1].Sequence
-	}
 	var bodies map[uuid.UUID]json.RawMessage
 	next, size := in.After+1, 0
 	for i := range list {

@@ -20,7 +20,7 @@ func (w *world) number(delivery uuid.UUID, n, recorded int64) {
 			w.t.Fatal(err)
 		}
 	}
-	if _, err := w.db.Exec(w.t.Context(), `INSERT INTO relay.sequences SELECT subscription_id, $2, '{}' FROM (SELECT subscription_id FROM relay.deliveries
+	if _, err := w.db.Exec(w.t.Context(), `INSERT INTO relay.sequences SELECT subscription_id, $2, '{}', now() FROM (SELECT subscription_id FROM relay.deliveries
 		WHERE id = $1 UNION SELECT subscription_id FROM relay.parked WHERE id = $1) AS d ON CONFLICT (subscription_id) DO UPDATE SET recorded = $2`,
 		delivery, recorded); err != nil {
 		w.t.Fatal(err)
@@ -66,8 +66,9 @@ func TestPull_ListsByNumberWithGapsAndAWatermark(t *testing.T) {
 		"":                 "1D 2D 4D 5D 7P [{3 3} {6 6} {8 8}] 8/8", // 9 is beyond what is on record as a whole
 		"?after=2":         "4D 5D 7P [{3 3} {6 6} {8 8}] 8/8",
 		"?limit=2":         "1D 2D [] 2/8",
-		"?after=2&limit=2": "4D 5D [{3 3}] 5/8",
-		"?after=5&limit=1": "7P [{6 6}] 7/8",
+		"?limit=3":         "1D 2D [{3 3}] 3/8",
+		"?after=2&limit=2": "4D [{3 3}] 4/8",
+		"?after=5&limit=1": " [{6 6}] 6/8",
 		"?after=7":         " [{8 8}] 8/8",
 		"?after=8":         " [] 8/8",
 		"?after=100":       " [] 8/8", // the database was restored: begin again from there

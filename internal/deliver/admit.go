@@ -44,7 +44,7 @@ func (p *Dispatcher) Admit(ctx context.Context, f *Flight, eps []*Endpoint) erro
 
 func (p *Dispatcher) admit(ctx context.Context, d *Delivery) error {
 	p.mu.Lock()
-	d.number = p.nextNumber(d.ep)
+	p.number(d)
 	for {
 		if d.ep.lanes.removed {
 			p.cancel(d, d.arrived)

@@ -41,6 +41,7 @@ type Delivery struct {
 	laneKey uint64
 	arrived time.Time
 	number  int64 // of its subscription's; 0: it has none
+	mark    int64 // number, or its negative, where the record is found by it; 0: it is not
 
 	attempts   int
 	history    []byte // JSON array of attempts, nil while none has failed

@@ -75,7 +75,7 @@ type Dispatcher struct {
 	stamped    time.Time                 // what stamp gave out last
 	toLetGo    map[*Endpoint]haltedPlace // endpoints whose halted lanes are to go on, and how far that is done
 	// lastNumbers are the last numbers that subscriptions were given which are gone since.
-	lastNumbers map[uuid.UUID]int64
+	lastNumbers map[uuid.UUID]lastNumber
 	stopping    bool
 	pressure    Pressure
 	held        held      // nothing may start: see fence.go
@@ -100,7 +100,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		asked: make(map[uuid.UUID]struct{}), backlog: make(map[*Endpoint]struct{}),
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
-		lastNumbers: make(map[uuid.UUID]int64),
+		lastNumbers: make(map[uuid.UUID]lastNumber),
 		failing:     make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
 		beyond: rate.NewLimiter(beyondRate, beyondRate/10),
 	}
@@ -203,7 +203,7 @@ func (p *Dispatcher) Removed(ep *Endpoint) {
 	defer p.mu.Unlock()
 	s := &ep.lanes
 	s.removed = true
-	p.lastNumbers[ep.id] = s.given
+	p.lastNumbers[ep.id] = lastNumber{s.given, s.latest}
 	delete(p.open, ep)
 	delete(p.failing, ep)
 	now := time.Now()

@@ -138,8 +138,9 @@ type laneSet struct {
 	halts    bool      // a delivery that is given up halts its lane
 	removed  bool
 	replay   replaySet
-	given    int64  // the last number that was given out
-	taken    []span // numbers above given that an earlier leader gave out, and that are on record
+	given    int64     // the last number that was given out
+	latest   time.Time // the latest commit time of what was numbered
+	taken    []span    // numbers above given that an earlier leader gave out, and that are on record
 }
 
 // unwritten is what the Recorder still has to write for a lane. Its rows are

@@ -439,7 +439,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		f := d.flight
 		if err := rows.Scan(&sub, &lane, &lsn, &f.Index, &f.EventID, &d.id, &d.attempts, &d.lastError,
 			&d.lastStatus, &history, &f.CommitTime, &f.TenantID, &f.Type, &f.AggregateType, &f.AggregateID,
-			&f.Body, &f.Replay, &d.number, &f.XID); err != nil {
+			&f.Body, &f.Replay, &d.number, &f.XID, &d.mark); err != nil {
 			return err
 		}
 		commit, err := pglogrepl.ParseLSN(lsn)

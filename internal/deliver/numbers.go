@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -20,12 +21,16 @@ type span struct{ from, to int64 }
 // numbers are those of one subscription that are on record: all up to whole, and those in ahead, which are above whole+1,
 // sorted, and not next to each other.
 type numbers struct {
-	whole int64
-	ahead []span
+	whole  int64
+	ahead  []span
+	latest time.Time // the latest commit time of those on record
 }
 
-// add puts a number on record.
-func (n *numbers) add(v int64) {
+// add puts the number of an event, which was committed at a time, on record.
+func (n *numbers) add(v int64, committed time.Time) {
+	if committed.After(n.latest) {
+		n.latest = committed
+	}
 	if v <= n.whole {
 		return
 	}
@@ -72,12 +77,36 @@ func (n *numbers) multirange() string {
 	return string(append(b, '}'))
 }
 
+// Records of ended deliveries are found by their numbers through marks: every 64th delivery of a subscription's has one, and in
+// between they are found by their commit times, which go with the numbers but for markSlack. One that is older than that, as
+// out of the quarantine or of a rescue, has a mark of its own, which is negative.
+const (
+	markEvery = 64
+	markSlack = 5 * time.Second
+)
+
+// number gives a delivery its number. p.mu is held.
+func (p *Dispatcher) number(d *Delivery) {
+	d.number = p.nextNumber(d.ep)
+	s, committed := &d.ep.lanes, d.flight.CommitTime
+	switch {
+	case committed.Before(s.latest.Add(-markSlack)):
+		d.mark = -d.number
+	case d.number%markEvery == 0:
+		d.mark = d.number
+	}
+	if committed.After(s.latest) {
+		s.latest = committed
+	}
+}
+
 // nextNumber gives out a number that no delivery on record has. p.mu is held.
 func (p *Dispatcher) nextNumber(ep *Endpoint) int64 {
 	s := &ep.lanes
-	if last := p.lastNumbers[ep.id]; last > s.given {
+	if last, ok := p.lastNumbers[ep.id]; ok {
 		// A subscription of this id was removed and is back: it goes on. Nothing of this Endpoint's is with the Recorder yet.
-		s.given, ep.numbers.whole = last, last
+		s.given, s.latest = last.given, last.latest
+		ep.numbers.whole, ep.numbers.latest = last.given, last.latest
 		delete(p.lastNumbers, ep.id)
 	}
 	s.given++
@@ -86,6 +115,12 @@ func (p *Dispatcher) nextNumber(ep *Endpoint) int64 {
 		s.taken = s.taken[1:]
 	}
 	return s.given
+}
+
+// lastNumber is where the numbers of a subscription that is gone have ended.
+type lastNumber struct {
+	given  int64
+	latest time.Time
 }
 
 // restoreNumbers learns which numbers are on record, and forgets those of subscriptions that are gone.
@@ -99,7 +134,8 @@ func (p *Dispatcher) restoreNumbers(ctx context.Context, db Pool, dir *Directory
 	for rows.Next() {
 		var id uuid.UUID
 		var whole, from, end int64
-		if err := rows.Scan(&id, &whole, &from, &end); err != nil {
+		var latest time.Time
+		if err := rows.Scan(&id, &whole, &from, &end, &latest); err != nil {
 			return fmt.Errorf("load numbers of deliveries: %w", err)
 		}
 		ep := dir.Get(id)
@@ -108,6 +144,7 @@ func (p *Dispatcher) restoreNumbers(ctx context.Context, db Pool, dir *Directory
 			continue
 		}
 		ep.numbers.whole, ep.lanes.given = whole, whole
+		ep.numbers.latest, ep.lanes.latest = latest, latest
 		if end > 0 {
 			ep.numbers.ahead = append(ep.numbers.ahead, span{from, end - 1})
 			ep.lanes.taken = append(ep.lanes.taken, span{from, end - 1})

@@ -49,6 +49,7 @@ type op struct {
 	lastError  string
 	httpStatus int
 	number     int64 // of the delivery; 0 for none, as once its subscription is gone
+	mark       int64 // and its mark
 	settles    bool  // it is the first record of a delivery from the stream
 	deletes    bool
 	text       string

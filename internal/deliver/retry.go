@@ -159,7 +159,7 @@ func (p *Dispatcher) parkAll(f *Flight, eps []*Endpoint) {
 		if s.removed {
 			continue
 		}
-		d.number = p.nextNumber(ep)
+		p.number(d)
 		var next time.Time
 		if s.parked[d.laneKey] == 0 && s.lanes[d.laneKey] == nil {
 			next = now

@@ -233,7 +233,7 @@ func (p *Dispatcher) submit(o op) {
 		o.ep, o.lane = o.d.ep, o.d.laneKey
 		o.attempts, o.history, o.lastError = o.d.attempts, o.d.history, o.d.lastError
 		if !o.ep.lanes.removed {
-			o.number = o.d.number
+			o.number, o.mark = o.d.number, o.d.mark
 		}
 		if o.httpStatus == 0 {
 			o.httpStatus = o.d.lastStatus

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,8 @@ var (
 	sqlSubscriptionsOf = query("subscriptions_of")
 	sqlAfter           = query("after")
 	sqlWatermark       = query("watermark")
+	sqlMarks           = query("marks")
+	sqlNothingUntil    = query("nothing_until")
 )
 
 // TenantRecords reads the deliveries of one tenant. What belongs to another is to it as if it did not exist.
@@ -97,12 +100,12 @@ func (t TenantRecords) Bodies(ctx context.Context, of []Record) (map[uuid.UUID][
 	return out, nil
 }
 
-// After returns the deliveries of one of the tenant's subscriptions that have numbers above one, by number, without their
-// histories, and the number up to which all are on record: none up to it will come that is not among them, or is not on
-// record any more.
-func (t TenantRecords) After(ctx context.Context, sub uuid.UUID, number int64, limit int) (list []Record, watermark int64, err error) {
+// After returns those deliveries of one of the tenant's subscriptions, without their histories, that have numbers above one,
+// and the last number that it has looked at, which is at least so many further on unless that is the watermark. What is not among
+// them up to there is not on record, or not any more. The watermark is the number up to which that stays so.
+func (t TenantRecords) After(ctx context.Context, sub uuid.UUID, number int64, many int) (list []Record, last, watermark int64, err error) {
 	if t.tenant == "" {
-		return nil, 0, errNoTenant
+		return nil, 0, 0, errNoTenant
 	}
 	err = reading(ctx, t.all.DB, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, sqlWatermark, sub).Scan(&watermark)
@@ -112,15 +115,37 @@ func (t TenantRecords) After(ctx context.Context, sub uuid.UUID, number int64, l
 		if err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, sqlAfter, t.tenant, sub, number, watermark, limit)
+		if last = watermark; last <= number {
+			return nil
+		}
+		last = min(last, number+int64(many))
+		var from, to *time.Time
+		if err := tx.QueryRow(ctx, sqlMarks, sub, number, last).Scan(&from, &to); err != nil {
+			return err
+		}
+		span := interval{to: uuid.Max}
+		if from != nil {
+			span.from = FirstID(from.Add(-markSlack))
+		}
+		if to != nil {
+			span.to = FirstID(to.Add(markSlack + time.Millisecond))
+		}
+		begin, end := span.times()
+		rows, err := tx.Query(ctx, sqlAfter, t.tenant, sub, number, last, span.from, span.to, begin, end)
 		if err != nil {
 			return err
 		}
-		list, err = pgx.CollectRows(rows, scanRecord)
+		if list, err = pgx.CollectRows(rows, scanRecord); err != nil || len(list) > 0 || last == watermark {
+			return err
+		}
+		// Retention may have taken very many.
+		var further int64
+		err = tx.QueryRow(ctx, sqlNothingUntil, sub, last, watermark, markEvery).Scan(&further)
+		last = max(last, further)
 		return err
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("read deliveries by number: %w", err)
+		return nil, 0, 0, fmt.Errorf("read deliveries by number: %w", err)
 	}
-	return list, watermark, nil
+	return list, last, watermark, nil
 }

@@ -110,7 +110,7 @@ func (w *writer) numbers(ops []op) {
 	touched := make(map[uuid.UUID]*Endpoint)
 	for i := range ops {
 		if n := ops[i].numbered(); n != 0 {
-			ops[i].ep.numbers.add(n)
+			ops[i].ep.numbers.add(n, ops[i].d.flight.CommitTime)
 			touched[ops[i].ep.id] = ops[i].ep
 		}
 	}
@@ -120,11 +120,13 @@ func (w *writer) numbers(ops []op) {
 	var ids [][16]byte
 	var whole []int64
 	var ahead []string
+	var latest []time.Time
 	for _, id := range slices.SortedFunc(maps.Keys(touched), compareIDs) {
 		n := &touched[id].numbers
 		ids, whole, ahead = append(ids, id), append(whole, n.whole), append(ahead, n.multirange())
+		latest = append(latest, n.latest)
 	}
-	w.batch.Queue(sqlSequences, ids, whole, ahead)
+	w.batch.Queue(sqlSequences, ids, whole, ahead, latest)
 }
 
 // bodies keeps the bodies of what waits, once an event, and those of dead
@@ -181,6 +183,7 @@ type parkColumns struct {
 	created, parked []time.Time
 	replay          []int64
 	number, xid     []int64
+	mark            []int64
 }
 
 func newParkColumns(ops []*op) *parkColumns {
@@ -196,6 +199,7 @@ func newParkColumns(ops []*op) *parkColumns {
 			k.parked = append(k.parked, o.at)
 		}
 		k.replay = append(k.replay, o.d.flight.Replay)
+		k.mark = append(k.mark, o.mark)
 		k.number, k.xid = append(k.number, o.number), append(k.xid, int64(o.d.flight.XID)) // #nosec G115 -- the bits, as PostgreSQL casts it
 	}
 	return k
@@ -208,7 +212,7 @@ func (w *writer) park(ops []*op) {
 	}
 	k := newParkColumns(ops)
 	w.batch.Queue(sqlPark, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
-		k.dead, k.replay, k.number, k.xid)
+		k.dead, k.replay, k.number, k.xid, k.mark)
 }
 
 // parkLate queues new rows that did not come through the stream, and notes of which
@@ -219,7 +223,7 @@ func (w *writer) parkLate(ops []*op) {
 	}
 	k := newParkColumns(ops)
 	w.batch.Queue(sqlParkLate, k.sub, k.lsn, k.idx, k.event, k.id, k.lane, k.attempts, k.next, k.errs, k.st, k.hist, k.created,
-		k.dead, k.replay, k.parked, k.number, k.xid).Query(func(rows pgx.Rows) error {
+		k.dead, k.replay, k.parked, k.number, k.xid, k.mark).Query(func(rows pgx.Rows) error {
 		type brought struct {
 			id uuid.UUID
 			at int64
@@ -283,11 +287,12 @@ func (w *writer) ended(ops []*op) {
 		tenant, typ, aggType, aggID                = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		lsn, status, errs, hist                    = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 		index, attempts, statusCode, durationMicro = make([]int32, n), make([]int32, n), make([]int32, n), make([]int32, n)
-		replay, number, xid                        = make([]int64, n), make([]int64, n), make([]int64, n)
+		replay, number, xid, mark                  = make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	)
 	for i, o := range ops {
 		f := o.d.flight
 		id[i], sub[i], event[i], replay[i] = o.d.id, o.ep.id, f.EventID, f.Replay
+		mark[i] = o.mark
 		number[i], xid[i] = o.number, int64(f.XID) // #nosec G115 -- the bits, as PostgreSQL casts it
 		created[i], ended[i] = f.CommitTime, o.at
 		tenant[i], typ[i], aggType[i], aggID[i] = f.TenantID, f.Type, f.AggregateType, f.AggregateID
@@ -297,7 +302,7 @@ func (w *writer) ended(ops []*op) {
 		durationMicro[i] = int32(min(o.took, 30*time.Minute).Microseconds()) // #nosec G115 -- half an hour
 	}
 	w.batch.Queue(sqlEnded, id, created, tenant, sub, event, typ, aggType, aggID, lsn, index, status, attempts,
-		errs, statusCode, durationMicro, ended, hist, replay, number, xid)
+		errs, statusCode, durationMicro, ended, hist, replay, number, xid, mark)
 }
 
 func (w *writer) health(last map[uuid.UUID]*op) {

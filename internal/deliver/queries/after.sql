@@ -1,19 +1,24 @@
--- The deliveries of a tenant's subscription that have numbers above one and up to another, by number. The condition on the
--- tenant is none that an index can find: that by number is the one to go by.
+-- The deliveries of a tenant's subscription that have numbers above one and up to another, by number. Of those that have ended,
+-- the ones between two marks are found by their ids, which begin with the commit time; late ones by their own marks.
 SELECT * FROM (
     (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
             CASE WHEN p.dead_at IS NULL THEN 'PENDING' ELSE 'DEAD' END, p.attempts, p.last_error,
             p.last_status, p.created_at, p.dead_at, p.next_attempt_at, false, p.dead_at IS NOT NULL, NULL::integer,
             NULL::jsonb, p.replay_id, p.sequence, p.xid, p.commit_lsn::text
        FROM relay.parked p JOIN relay.bodies b USING (commit_lsn, event_id)
-      WHERE p.subscription_id = $2 AND p.sequence > $3 AND p.sequence <= $4 AND b.tenant_id = $1
-      ORDER BY p.sequence LIMIT $5)
+      WHERE p.subscription_id = $2 AND p.sequence > $3 AND p.sequence <= $4 AND b.tenant_id = $1)
     UNION ALL
     (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
             d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at, NULL, false, false, d.duration_us,
             NULL, d.replay_id, d.sequence, d.xid, d.commit_lsn::text
        FROM relay.deliveries d
-      WHERE d.subscription_id = $2 AND d.sequence > $3 AND d.sequence <= $4 AND d.tenant_id || '' = $1
-      ORDER BY d.sequence LIMIT $5)
+      WHERE d.tenant_id = $1 AND d.id >= $5 AND d.id < $6 AND d.created_at >= $7 AND d.created_at < $8
+        AND d.subscription_id = $2 AND d.sequence > $3 AND d.sequence <= $4 AND (d.mark IS NULL OR d.mark > 0))
+    UNION ALL
+    (SELECT d.id, d.event_id, d.subscription_id, d.tenant_id, d.event_type, d.aggregate_type, d.aggregate_id,
+            d.status, d.attempts, d.last_error, d.last_status, d.created_at, d.ended_at, NULL, false, false, d.duration_us,
+            NULL, d.replay_id, d.sequence, d.xid, d.commit_lsn::text
+       FROM relay.deliveries d
+      WHERE d.subscription_id = $2 AND d.mark < -$3::bigint AND d.mark >= -$4::bigint AND d.tenant_id = $1)
 ) AS u
- ORDER BY sequence LIMIT $5
+ ORDER BY sequence

@@ -8,8 +8,8 @@ WITH gone AS (
 )
 INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type,
                               aggregate_id, commit_lsn, row_index, status, attempts, last_error, last_status,
-                              ended_at, history, sequence, xid)
+                              ended_at, history, sequence, xid, mark)
 SELECT g.id, g.created_at, b.tenant_id, g.subscription_id, g.event_id, b.event_type, b.aggregate_type,
        b.aggregate_id, g.commit_lsn, g.row_index, 'DEAD', g.attempts, g.last_error, g.last_status, g.dead_at, g.history,
-       g.sequence, g.xid
+       g.sequence, g.xid, g.mark
   FROM gone g JOIN relay.bodies b USING (commit_lsn, event_id)

@@ -6,7 +6,7 @@ SELECT s.id, q.lane, q.commit_lsn::text, q.row_index, q.event_id, q.id, q.attemp
        coalesce(q.last_status, 0), coalesce(q.history::text, ''), q.created_at,
        coalesce(b.tenant_id, ''), coalesce(b.event_type, ''), coalesce(b.aggregate_type, ''),
        coalesce(b.aggregate_id, ''), b.body,
-       coalesce(q.replay_id, 0), coalesce(q.sequence, 0), coalesce(q.xid, 0)
+       coalesce(q.replay_id, 0), coalesce(q.sequence, 0), coalesce(q.xid, 0), coalesce(q.mark, 0)
   FROM unnest($1::uuid[], $2::int[], $6::int[], $7::boolean[])
        AS s(id, lim, depth, replay)
  CROSS JOIN LATERAL (SELECT h.lane FROM relay.parked h

@@ -7,14 +7,14 @@ WITH dead AS (
     UPDATE relay.replays r SET dead = r.dead - 1 FROM dead d WHERE r.id = d.replay_id
 ), new AS (
     INSERT INTO relay.parked (subscription_id, commit_lsn, row_index, event_id, id, lane, attempts, next_attempt_at,
-                              last_error, last_status, history, created_at, replay_id, parked_at, sequence, xid)
+                              last_error, last_status, history, created_at, replay_id, parked_at, sequence, xid, mark)
     SELECT subscription_id, commit_lsn, row_index, event_id, id, $2, 0,
            CASE WHEN NOT EXISTS (SELECT FROM relay.parked e
                                   WHERE e.subscription_id = dead.subscription_id AND e.lane = $2
                                     AND (e.commit_lsn, e.row_index) < (dead.commit_lsn, dead.row_index)
                                     AND (e.next_attempt_at IS NOT NULL OR e.dead_at IS NOT NULL))
                 THEN $3::timestamptz END,
-           last_error, last_status, history, created_at, replay_id, $6, sequence, xid
+           last_error, last_status, history, created_at, replay_id, $6, sequence, xid, mark
       FROM dead
         ON CONFLICT DO NOTHING
     RETURNING id
