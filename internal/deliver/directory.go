@@ -44,23 +44,16 @@ func NewDirectory(check CheckURL, as Identify, keys *secret.Keyring) *Directory 
 	return &Directory{check: check, as: as, keys: keys, byID: make(map[uuid.UUID]*Endpoint), tenants: make(map[string]*tenantIndex)}
 }
 
-const subscriptionColumns = `id, tenant_id, url, events, secret, next_secret, next_secret_staged_at, previous_secret,
-previous_secret_expires_at, headers, client_certificate, description, ordering, on_dead, rate_limit, retry_schedule, format, filter, rules_since, active, disabled_reason, created_at, updated_at`
-
-// scanSubscription reads a row of the subscription's own columns, and, with
-// failing, of what relay.failing says of it. Its secrets are not opened yet.
-func scanSubscription(row pgx.Row, failing bool) (*Subscription, error) {
+// scanSubscription reads a row of sqlSubscriptions. Its secrets are not opened yet.
+func scanSubscription(row pgx.Row) (*Subscription, error) {
 	var s Subscription
 	var current string
 	var next, previous, headers, certificate, wanted *string
 	var rate *float64
 	var waits []int64
-	to := append(make([]any, 0, 23), &s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt)
-	if failing {
-		to = append(to, &s.FailingSince, &s.WarnedAt)
-	}
-	err := row.Scan(to...)
+	err := row.Scan(&s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
+		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt,
+		&s.FailingSince, &s.WarnedAt)
 	if rate != nil {
 		s.RateLimit = *rate
 	}
@@ -85,7 +78,7 @@ type querier interface {
 func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*Endpoint, err error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	rows, err := db.Query(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions")
+	rows, err := db.Query(ctx, sqlSubscriptions)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load subscriptions: %w", err)
 	}
@@ -94,7 +87,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 	d.mu.Lock()
 	defer d.unlock()
 	for rows.Next() {
-		s, err := scanSubscription(rows, false)
+		s, err := scanSubscription(rows)
 		if err != nil {
 			return nil, nil, fmt.Errorf("load subscriptions: %w", err)
 		}
@@ -119,7 +112,7 @@ func (d *Directory) Load(ctx context.Context, db querier) (changed, removed []*E
 func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (changed, removed *Endpoint, err error) {
 	d.reading.Lock()
 	defer d.reading.Unlock()
-	s, err := scanSubscription(db.QueryRow(ctx, "SELECT "+subscriptionColumns+" FROM relay.subscriptions WHERE id = $1", id), false)
+	s, err := scanSubscription(db.QueryRow(ctx, sqlSubscription, id))
 	d.mu.Lock()
 	defer d.unlock()
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -140,6 +133,7 @@ func (d *Directory) Refresh(ctx context.Context, db querier, id uuid.UUID) (chan
 // deliveries on their way keep it.
 func (d *Directory) put(s *Subscription) *Endpoint {
 	s.open(d.keys)
+	s.FailingSince, s.WarnedAt = nil, nil // they are the Dispatcher's to know
 	ep := d.byID[s.ID]
 	if ep != nil && ep.Subscription().alike(s, time.Now()) {
 		if ep.Subscription().stored != s.stored {

@@ -21,12 +21,13 @@ var ErrBadFilter = errors.New("its filter cannot be read: give it another, or no
 
 var (
 	sqlSubscriptions      = query("subscriptions")
-	sqlSubscription       = query("subscription")
+	sqlSubscription       = sqlSubscriptions + "WHERE s.id = $1"
+	sqlSubscriptionsAll   = sqlSubscriptions + "WHERE $1 = '' OR s.tenant_id = $1 ORDER BY s.created_at, s.id"
 	sqlAddSubscription    = query("subscription_add")
 	sqlUpdateSubscription = query("subscription_update")
 	sqlSetHeaders         = query("subscription_headers")
 	sqlSetCertificate     = query("subscription_certificate")
-	sqlSomeSubscriptions  = query("subscriptions_some")
+	sqlSomeSubscriptions  = sqlSubscriptions + "WHERE s.id = ANY ($1) ORDER BY s.id"
 	sqlRemoveSubscription = query("subscription_remove")
 	sqlSwitchSubscription = query("subscription_switch")
 )
@@ -72,18 +73,17 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
 		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason, certificate)
-	added, err := scanSubscription(row, false)
-	if err != nil {
+	if err := row.Scan(&sub.CreatedAt, &sub.UpdatedAt); err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
-	added.open(s.Keys)
-	*sub = *added
+	sub.ID, sub.Format, sub.stored = id, cmp.Or(sub.Format, FormatWebhook), newStored(stored, nil, nil, headers, certificate)
+	sub.open(s.Keys)
 	return nil
 }
 
 // List returns the subscriptions of a tenant, of all tenants for "", oldest first.
 func (s Subscriptions) List(ctx context.Context, tenant string) ([]Subscription, error) {
-	return s.list(ctx, sqlSubscriptions, tenant)
+	return s.list(ctx, sqlSubscriptionsAll, tenant)
 }
 
 func (s Subscriptions) list(ctx context.Context, sql string, arg any) ([]Subscription, error) {
@@ -92,7 +92,7 @@ func (s Subscriptions) list(ctx context.Context, sql string, arg any) ([]Subscri
 		return nil, fmt.Errorf("list subscriptions: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Subscription, error) {
-		sub, err := scanSubscription(row, true)
+		sub, err := scanSubscription(row)
 		if err == nil {
 			sub.open(s.Keys)
 		}
@@ -111,7 +111,7 @@ func (s Subscriptions) Some(ctx context.Context, ids []uuid.UUID) ([]Subscriptio
 
 // Get returns one subscription, or ErrNotFound.
 func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, error) {
-	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id), true)
+	sub, err := scanSubscription(s.DB.QueryRow(ctx, sqlSubscription, id))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("subscription %s: %w", id, ErrNotFound)
 	}

@@ -70,7 +70,7 @@ type Subscription struct {
 
 	// FailingSince is when its endpoint first failed since it last took something,
 	// and WarnedAt when the log warned that it will be disabled; nil: neither. The
-	// Directory does not read them: they change while the subscription stays.
+	// Directory does not keep them: they change while the subscription stays.
 	FailingSince *time.Time `json:"failing_since"`
 	WarnedAt     *time.Time `json:"warned_at"`
 }
