@@ -82,10 +82,8 @@ func (a *replayArgs) check() (uuid.UUID, error) {
 	if err != nil {
 		return id, err
 	}
-	for _, e := range a.events {
-		if err := deliver.CheckPattern(e); err != nil {
-			return id, usageError{err}
-		}
+	if err := checkPatterns(a.events); err != nil {
+		return id, err
 	}
 	if a.rate < 0 || a.rate > 100_000 {
 		return id, usageError{fmt.Errorf("--rate %d: expected 1 to 100000", a.rate)}

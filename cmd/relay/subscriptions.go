@@ -57,10 +57,8 @@ func newSubscriptionsAdd() *cobra.Command {
 			if err := deliver.CheckOnDead(onDead, ordering); err != nil {
 				return usageError{fmt.Errorf("--on-dead %s needs --ordering key: %w", onDead, err)}
 			}
-			for _, e := range events {
-				if err := deliver.CheckPattern(e); err != nil {
-					return usageError{err}
-				}
+			if err := checkPatterns(events); err != nil {
+				return err
 			}
 			if err := deliver.CheckRate(rate); err != nil {
 				return usageError{fmt.Errorf("--rate-limit %g: %w", rate, err)}
@@ -152,6 +150,16 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&onDead, "on-dead", deliver.OnDeadRelease, "when an event is given up; release: the next of its key goes on; halt: it waits until the dead one is retried or discarded")
 	addOutput(c, &output)
 	return c
+}
+
+// checkPatterns tells what is wrong with the values of --event.
+func checkPatterns(events []string) error {
+	for _, e := range events {
+		if err := deliver.CheckPattern(e); err != nil {
+			return usageError{err}
+		}
+	}
+	return nil
 }
 
 // givenFilter reads a filter; nil for none.

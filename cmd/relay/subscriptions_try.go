@@ -13,7 +13,6 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/deliver"
-	"github.com/outbox-relay/relay/internal/filter"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -42,10 +41,8 @@ func newSubscriptionsTry() *cobra.Command {
 			if last < 1 || last > 10_000 {
 				return usageError{fmt.Errorf("--last %d: expected 1 to 10000", last)}
 			}
-			for _, e := range events {
-				if err := deliver.CheckPattern(e); err != nil {
-					return usageError{err}
-				}
+			if err := checkPatterns(events); err != nil {
+				return err
 			}
 			f, err := givenFilter(wanted)
 			if err != nil {
@@ -94,11 +91,14 @@ func tryOn(sub *deliver.Subscription, latest []outbox.Event) []tried {
 	list := make([]tried, len(latest))
 	for i := range latest {
 		e := &latest[i]
-		t := tried{EventID: e.ID, Event: e.Type, AggregateID: e.AggregateID, Timestamp: e.CreatedAt.UTC(), Matches: sub.Matches(e.Type)}
-		if !t.Matches {
+		t := tried{EventID: e.ID, Event: e.Type, AggregateID: e.AggregateID, Timestamp: e.CreatedAt.UTC()}
+		var keptOut, pointer string
+		t.Matches, keptOut, pointer = sub.Wants(e)
+		switch keptOut {
+		case deliver.KeptOutByType:
 			t.Why = "another type"
-		} else if failed, ok := sub.Filter.Explain(filter.NewPayload(e.Payload)); !ok {
-			t.Matches, t.Why = false, "filter "+failed
+		case deliver.KeptOutByFilter:
+			t.Why = "filter " + pointer
 		}
 		list[i] = t
 	}

@@ -56,14 +56,21 @@ const forgetAtOnce = 10_000
 
 // ForgetChanges removes what was changed longer ago than a time from the record, and returns how much that was.
 func ForgetChanges(ctx context.Context, db DB, after time.Duration) (int64, error) {
-	var all int64
+	all, err := removeAll(ctx, db, sqlForgetChanges, time.Now().Add(-after), forgetAtOnce)
+	if err != nil {
+		return all, fmt.Errorf("forget changes: %w", err)
+	}
+	return all, nil
+}
+
+// removeAll runs a statement that removes forgetAtOnce rows at most until it finds fewer, and returns how many it were in all.
+func removeAll(ctx context.Context, db DB, sql string, args ...any) (all int64, err error) {
 	for {
-		tag, err := db.Exec(ctx, sqlForgetChanges, time.Now().Add(-after), forgetAtOnce)
+		tag, err := db.Exec(ctx, sql, args...)
 		if err != nil {
-			return all, fmt.Errorf("forget changes: %w", err)
+			return all, err
 		}
-		all += tag.RowsAffected()
-		if tag.RowsAffected() < forgetAtOnce {
+		if all += tag.RowsAffected(); tag.RowsAffected() < forgetAtOnce {
 			return all, nil
 		}
 	}

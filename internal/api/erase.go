@@ -25,20 +25,11 @@ func CountTraces(ctx context.Context, db DB, tenant string) (k Traces, err error
 
 // EraseTraces removes what CountTraces counts, a bounded number of rows with each statement.
 func EraseTraces(ctx context.Context, db DB, tenant string) (k Traces, err error) {
-	for _, part := range []struct {
-		sql  string
-		args []any
-		n    *int64
-	}{{sqlEraseChanges, []any{tenant, forgetAtOnce, erased}, &k.Changes}, {sqlEraseKeys, []any{tenant, forgetAtOnce}, &k.IdempotencyKeys}} {
-		for {
-			tag, err := db.Exec(ctx, part.sql, part.args...)
-			if err != nil {
-				return k, fmt.Errorf("erase changes: %w", err)
-			}
-			if *part.n += tag.RowsAffected(); tag.RowsAffected() < forgetAtOnce {
-				break
-			}
-		}
+	if k.Changes, err = removeAll(ctx, db, sqlEraseChanges, tenant, forgetAtOnce, erased); err == nil {
+		k.IdempotencyKeys, err = removeAll(ctx, db, sqlEraseKeys, tenant, forgetAtOnce)
+	}
+	if err != nil {
+		return k, fmt.Errorf("erase changes: %w", err)
 	}
 	return k, nil
 }

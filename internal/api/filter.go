@@ -100,15 +100,12 @@ func (s *server) trySubscription(ctx context.Context, c *caller, in *tryInput) (
 	for i := range latest {
 		e := &latest[i]
 		item := TriedItem{EventID: e.ID, Event: e.Type, AggregateType: e.AggregateType, AggregateID: e.AggregateID, Timestamp: e.CreatedAt.UTC()}
-		failed, ok := f.Explain(filter.NewPayload(e.Payload))
-		switch {
-		case !sub.Matches(e.Type):
-			item.Reason = "event"
-		case !ok:
-			item.Reason, item.Pointer = "filter", "/filter"+failed
-		default:
-			item.Matches = true
+		var failed string
+		if item.Matches, item.Reason, failed = sub.Wants(e); item.Matches {
 			out.Body.Matched++
+		}
+		if item.Reason == deliver.KeptOutByFilter {
+			item.Pointer = "/filter" + failed
 		}
 		out.Body.Items[i] = item
 	}

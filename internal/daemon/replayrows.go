@@ -129,7 +129,7 @@ func (t *replayTable) rows(ctx context.Context, db replayQuerier, keys []replayK
 		byLeaf[k.leaf] = append(byLeaf[k.leaf], `"`+k.at+`"`)
 	}
 	for leaf, places := range byLeaf {
-		err := t.read(ctx, db, found, wanted, "SELECT * FROM ONLY "+leaf+" WHERE ctid = ANY ($1::text::tid[])",
+		err := t.read(ctx, db, found, wanted, "SELECT NULL, * FROM ONLY "+leaf+" WHERE ctid = ANY ($1::text::tid[])",
 			"{"+strings.Join(places, ",")+"}")
 		if err != nil && !isUndefinedTable(err) {
 			return nil, err
@@ -153,7 +153,7 @@ func (t *replayTable) lookFor(ctx context.Context, db audit.Beginner, r *deliver
 		return fmt.Errorf("look for rows: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	query := fmt.Sprintf("SELECT * FROM %s WHERE %s AND %s::text = ANY ($4::text[])", t.table,
+	query := fmt.Sprintf("SELECT NULL, * FROM %s WHERE %s AND %s::text = ANY ($4::text[])", t.table,
 		strings.NewReplacer("$1", "$1::timestamptz", "$2", "$2::timestamptz").Replace(t.span()), pgx.Identifier{t.columns.ID}.Sanitize())
 	return t.read(ctx, tx, found, wanted, query, r.From, r.To, r.TenantID, moved)
 }
@@ -165,25 +165,16 @@ func (t *replayTable) read(ctx context.Context, db replayQuerier, found map[stri
 	if err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
-	defer rows.Close()
-	rel := &cdc.Relation{Schema: t.schema, Name: t.name}
-	for _, f := range rows.FieldDescriptions() {
-		rel.Columns = append(rel.Columns, cdc.Column{Name: f.Name, TypeOID: f.DataTypeOID, TypeMod: f.TypeModifier})
-	}
-	at := slices.IndexFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == t.columns.ID })
-	for rows.Next() {
-		row := cdc.Row{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
-		for i, raw := range rows.RawValues() {
-			row.Values[i] = cdc.Value{Kind: cdc.KindNull}
-			if raw != nil {
-				row.Values[i] = cdc.Value{Kind: cdc.KindText, Data: slices.Clone(raw)}
-			}
+	at := -1
+	if err := outbox.EachRow(rows, t.schema, t.name, func(row cdc.Row, _ []byte) error {
+		if at < 0 {
+			at = slices.IndexFunc(row.Relation.Columns, func(c cdc.Column) bool { return c.Name == t.columns.ID })
 		}
 		if id := string(row.Values[at].Data); wanted[id] {
 			found[id] = row
 		}
-	}
-	if err := rows.Err(); err != nil {
+		return nil
+	}); err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
 	return nil

@@ -52,6 +52,10 @@ func (e Erasure) Count(ctx context.Context) (k Kept, err error) {
 	if err != nil {
 		return k, err
 	}
+	return e.count(ctx, subs)
+}
+
+func (e Erasure) count(ctx context.Context, subs []uuid.UUID) (k Kept, err error) {
 	err = e.DB.QueryRow(ctx, sqlEraseCount, e.Tenant, subs).Scan(&k.Subscriptions, &k.Waiting, &k.Bodies, &k.Deliveries, &k.Replays)
 	if err != nil {
 		return k, fmt.Errorf("count what is kept of the tenant: %w", err)
@@ -77,11 +81,11 @@ func (e Erasure) subscriptions(ctx context.Context) ([]uuid.UUID, error) {
 // waited and was cancelled is counted a second time, with the records of what ended.
 func (e Erasure) Erase(ctx context.Context, wait, patience, settle time.Duration) (Kept, error) {
 	var gone Kept
-	before, err := e.Count(ctx)
+	subs, err := e.subscriptions(ctx)
 	if err != nil {
 		return gone, err
 	}
-	subs, err := e.subscriptions(ctx)
+	before, err := e.count(ctx, subs)
 	if err != nil {
 		return gone, err
 	}

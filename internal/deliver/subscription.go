@@ -151,6 +151,24 @@ func (s *Subscription) Matches(eventType string) bool {
 	return false
 }
 
+// What keeps an event from a subscription.
+const (
+	KeptOutByType   = "event"
+	KeptOutByFilter = "filter"
+)
+
+// Wants tells whether the subscription gets such an event, and if not what keeps it out: its type, or the filter, of which it
+// names the first condition that does not hold by a pointer into it.
+func (s *Subscription) Wants(e *outbox.Event) (wanted bool, keptOut, pointer string) {
+	if !s.Matches(e.Type) {
+		return false, KeptOutByType, ""
+	}
+	if failed, ok := s.Filter.Explain(filter.NewPayload(e.Payload)); !ok {
+		return false, KeptOutByFilter, failed
+	}
+	return true, "", ""
+}
+
 // Unmatched returns the patterns that cover none of some event types.
 func Unmatched(patterns []string, types []outbox.EventType) []string {
 	var out []string

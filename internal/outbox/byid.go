@@ -41,7 +41,7 @@ func ReadPlaces(ctx context.Context, tx pgx.Tx, table string, c Columns, places 
 		pgx.Identifier{schema, name}.Sanitize(), pgx.Identifier{"e", c.XID}.Sanitize(), pgx.Identifier{"e", c.ID}.Sanitize()),
 		pgx.QueryExecModeSimpleProtocol, "{"+strings.Join(xids, ",")+"}", "{"+strings.Join(ids, ",")+"}")
 	if err == nil {
-		err = eachRow(rows, schema, name, func(row cdc.Row, _ []byte) error {
+		err = EachRow(rows, schema, name, func(row cdc.Row, _ []byte) error {
 			take(row)
 			return nil
 		})

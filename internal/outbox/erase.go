@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -58,25 +57,13 @@ func (e Erasure) Events(ctx context.Context) (n int64, err error) {
 // EraseEvents removes them and returns how many there were. It walks through each partition, so a row that is moved to another
 // one meanwhile may be left: Events tells. A relay that has not read a row yet gets it from the WAL all the same.
 func (e Erasure) EraseEvents(ctx context.Context) (all int64, err error) {
-	rows, err := e.DB.Query(ctx, `SELECT n.nspname, c.relname, pg_relation_size(c.oid) / current_setting('block_size')::bigint
-		FROM pg_partition_tree($1::regclass) t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE t.isleaf ORDER BY 1, 2`, EraseTable)
-	if err != nil {
-		return 0, fmt.Errorf("list partitions: %w", err)
-	}
-	type leaf struct {
-		schema, name string
-		blocks       *int64 // nil: it was dropped this moment
-	}
-	leaves, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l leaf, err error) {
-		return l, row.Scan(&l.schema, &l.name, &l.blocks)
-	})
+	leaves, err := leavesOf(ctx, e.DB, EraseTable)
 	if err != nil {
 		return 0, fmt.Errorf("list partitions: %w", err)
 	}
 	for _, l := range leaves {
-		for from := int64(0); l.blocks != nil && from < *l.blocks; from += eraseBlocks {
-			tag, err := e.DB.Exec(ctx, "DELETE FROM ONLY "+quoted(l.schema, l.name)+
+		for from := int64(0); from < l.pages; from += eraseBlocks {
+			tag, err := e.DB.Exec(ctx, "DELETE FROM ONLY "+l.name+
 				" WHERE ctid >= $2::text::tid AND ctid < $3::text::tid AND tenant_id = $1",
 				e.Tenant, fmt.Sprintf("(%d,0)", from), fmt.Sprintf("(%d,0)", from+eraseBlocks))
 			if gone, ok := errors.AsType[*pgconn.PgError](err); ok && gone.Code == "42P01" {

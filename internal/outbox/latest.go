@@ -50,7 +50,7 @@ func readLatest(ctx context.Context, tx pgx.Tx, table string, c Columns, tenant 
 			if err != nil {
 				return err
 			}
-			err = eachRow(rows, schema, name, func(row cdc.Row, _ []byte) error {
+			err = EachRow(rows, schema, name, func(row cdc.Row, _ []byte) error {
 				take(row)
 				number--
 				for _, v := range row.Values {
@@ -74,6 +74,11 @@ func readLatest(ctx context.Context, tx pgx.Tx, table string, c Columns, tenant 
 	return nil
 }
 
+// rowsQuerier asks for rows. A pgx connection, pool or transaction does.
+type rowsQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // leaf is a table that holds rows itself.
 type leaf struct {
 	name  string // quoted
@@ -81,10 +86,10 @@ type leaf struct {
 }
 
 // leavesOf returns the partitions of a table, or the table when it has none, the default partition first, because what
-// came last may stand there, and then by their bounds from the latest on.
-func leavesOf(ctx context.Context, tx pgx.Tx, table string) ([]leaf, error) {
-	rows, err := tx.Query(ctx, `
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_relation_size(c.oid) / current_setting('block_size')::bigint
+// came last may stand there, and then by their bounds from the latest on. One that is dropped this moment has no pages.
+func leavesOf(ctx context.Context, db rowsQuerier, table string) ([]leaf, error) {
+	rows, err := db.Query(ctx, `
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), coalesce(pg_relation_size(c.oid) / current_setting('block_size')::bigint, 0)
   FROM (SELECT relid FROM pg_partition_tree($1::text::regclass) WHERE isleaf UNION SELECT $1::text::regclass) AS t
   JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r'
   JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -52,15 +52,15 @@ func ReadRows(ctx context.Context, tx pgx.Tx, q TableQuery, take func(row cdc.Ro
 	if err != nil {
 		return fmt.Errorf("read rows of %s: %w", q.Table, err)
 	}
-	if err := eachRow(rows, schema, name, take); err != nil {
+	if err := EachRow(rows, schema, name, take); err != nil {
 		return fmt.Errorf("read rows of %s: %w", q.Table, err)
 	}
 	return nil
 }
 
-// eachRow gives each row to take as the stream would bring it, and its first column beside. The text of the rows is that of
-// the simple protocol.
-func eachRow(rows pgx.Rows, schema, name string, take func(row cdc.Row, beside []byte) error) error {
+// EachRow gives each row to take as the stream would bring it, and its first column beside. The text of the rows is that of
+// the simple protocol, under settings that print values as the stream does. It closes rows.
+func EachRow(rows pgx.Rows, schema, name string, take func(row cdc.Row, beside []byte) error) error {
 	defer rows.Close()
 	var rel *cdc.Relation
 	for rows.Next() {
