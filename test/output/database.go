@@ -19,7 +19,14 @@ func CheckDatabase(t testing.TB, url string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, url)
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return fmt.Errorf("look for secrets: %w", err)
+	}
+	for name, value := range map[string]string{"statement_timeout": "0", "lock_timeout": "0", "client_encoding": "UTF8"} {
+		config.RuntimeParams[name] = value // whatever the test has set for its database
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return fmt.Errorf("look for secrets: %w", err)
 	}
