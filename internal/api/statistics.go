@@ -56,8 +56,10 @@ func (s *server) statistics(ctx context.Context, c *caller, in *SubscriptionPath
 	out := &statisticsOutput{Body: Statistics{Since: time.Now().Add(-statisticsSpan).UTC().Truncate(time.Millisecond), FailingSince: utc(sub.FailingSince)}}
 	b := &out.Body
 	var median, p95 *int64
-	if err := s.DB.QueryRow(ctx, sqlStatistics, c.tenant, sub.ID, deliver.FirstID(b.Since), b.Since, statisticsRows).Scan(&b.Delivered,
-		&b.DeliveredFirst, &b.Dead, &b.Cancelled, &median, &p95, &b.Partial); err != nil {
+	if err := deliver.Reading(ctx, s.DB, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, sqlStatistics, c.tenant, sub.ID, deliver.FirstID(b.Since), b.Since, statisticsRows).Scan(&b.Delivered,
+			&b.DeliveredFirst, &b.Dead, &b.Cancelled, &median, &p95, &b.Partial)
+	}); err != nil {
 		return nil, err
 	}
 	b.MedianMillis, b.P95Millis = millis(median), millis(p95)

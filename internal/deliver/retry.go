@@ -48,7 +48,7 @@ SELECT d.subscription_id, d.commit_lsn::text, d.row_index, d.event_id, d.tenant_
 	f := &Flight{}
 	var lsn string
 	from, to := (interval{from: id, to: id}).times()
-	err = reading(ctx, db, func(tx pgx.Tx) error {
+	err = Reading(ctx, db, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, q, id, from, to).Scan(&sub, &lsn, &f.Index, &f.EventID, &f.TenantID, &f.AggregateType,
 			&f.AggregateID, &f.CommitTime, &f.Replay)
 	})

@@ -245,7 +245,7 @@ func idOrNil(id uuid.UUID) *uuid.UUID {
 func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, error) {
 	from, to := i.times()
 	var list []Record
-	err := reading(ctx, r.DB, func(tx pgx.Tx) error {
+	err := Reading(ctx, r.DB, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sqlDeliveries, string(f.Status), f.TenantID, f.Event, idOrNil(f.Subscription),
 			i.from, i.to, from, to, f.Limit, f.Aggregate.Type, f.Aggregate.ID, f.among)
 		if err != nil {
@@ -260,12 +260,12 @@ func (r Records) read(ctx context.Context, f Filter, i interval) ([]Record, erro
 	return list, nil
 }
 
-// reading runs f in a transaction that sees each row of relay.deliveries once, also
+// Reading runs f in a transaction that sees each row of relay.deliveries once, also
 // while rows are moved from one partition to another: a query of its own may look up
 // the partitions before the move is committed and take its snapshot after, or name a
 // time for which it looks at the new partition alone, in an older snapshot. So the table
 // is locked first, in the mode of any query, which a move waits for.
-func reading(ctx context.Context, db Pool, f func(pgx.Tx) error) error {
+func Reading(ctx context.Context, db Pool, f func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "LOCK TABLE relay.deliveries IN ACCESS SHARE MODE"); err != nil {
 			return err

@@ -33,7 +33,7 @@ var ErrNotLetGo = errors.New("a relay leads and has not let go of the tenant's s
 // Erasure removes what this package keeps of one tenant, a bounded number of rows with each statement. All of it can be
 // repeated, and goes on where it was cut off.
 type Erasure struct {
-	DB     Execer
+	DB     Pool
 	Tenant string
 }
 
@@ -56,7 +56,9 @@ func (e Erasure) Count(ctx context.Context) (k Kept, err error) {
 }
 
 func (e Erasure) count(ctx context.Context, subs []uuid.UUID) (k Kept, err error) {
-	err = e.DB.QueryRow(ctx, sqlEraseCount, e.Tenant, subs).Scan(&k.Subscriptions, &k.Waiting, &k.Bodies, &k.Deliveries, &k.Replays)
+	err = Reading(ctx, e.DB, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, sqlEraseCount, e.Tenant, subs).Scan(&k.Subscriptions, &k.Waiting, &k.Bodies, &k.Deliveries, &k.Replays)
+	})
 	if err != nil {
 		return k, fmt.Errorf("count what is kept of the tenant: %w", err)
 	}

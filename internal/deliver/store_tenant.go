@@ -107,7 +107,7 @@ func (t TenantRecords) After(ctx context.Context, sub uuid.UUID, number int64, m
 	if t.tenant == "" {
 		return nil, 0, 0, errNoTenant
 	}
-	err = reading(ctx, t.all.DB, func(tx pgx.Tx) error {
+	err = Reading(ctx, t.all.DB, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, sqlWatermark, sub).Scan(&watermark)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil // nothing was ever sent to it
