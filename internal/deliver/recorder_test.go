@@ -30,6 +30,9 @@ func TestRecorder_KeepsTheLogThatThePolicyAsksFor(t *testing.T) {
 			l := w.lead(func(o *Options, ro *RecorderOptions) {
 				ro.Log = c.policy
 				o.Schedule.Delays = []time.Duration{0, time.Millisecond}
+				// A handed-over attempt has a row, which is cancelled with its subscription. The hanging one stays in memory,
+				// however long the count takes.
+				o.HandoverAfter = time.Hour
 			})
 			again, dead := w.commit("k1"), w.commit("k2")
 			w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {
@@ -59,6 +62,13 @@ func TestRecorder_KeepsTheLogThatThePolicyAsksFor(t *testing.T) {
 			}
 			close(hung)
 			l.quiet()
+			want := c.delivered
+			if c.policy == LogAll {
+				want++ // the attempt that was on the wire when its subscription went
+			}
+			if got := w.ended(StatusDelivered); got != want {
+				t.Errorf("%d rows %s in the end, want %d", got, StatusDelivered, want)
+			}
 		})
 	}
 }
