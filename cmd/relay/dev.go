@@ -2,6 +2,8 @@ package main
 
 import (
 	"log/slog"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +24,10 @@ func newDev() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Out = cmd.OutOrStdout()
-			return dev.Run(cmd.Context(), o)
+			// When nobody watches any more, what was started is stopped and removed.
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
+			defer stop()
+			return dev.Run(ctx, o)
 		},
 	}
 	c.Flags().DurationVar(&o.ExitAfter, "exit-after", 0, "stop by itself after this time")

@@ -12,7 +12,8 @@ import (
 const maxQueuedLog = 1 << 20
 
 // logQueue stands between the daemon and its log: a pipe that nobody reads, or a disk that hangs, must not hold up deliveries.
-// Write never blocks. What finds no room is dropped and counted, and told once there is room.
+// Write never blocks. A line that finds no room, or that the log refuses (its reader is gone, its disk is full), is dropped and
+// counted, and the log says how many once it takes lines again.
 type logQueue struct {
 	to   io.Writer
 	tell func(lines int64) // writes that so many lines were dropped; set before run
@@ -51,11 +52,12 @@ func (q *logQueue) nudge() {
 	}
 }
 
-// run writes what waits, until close. An error of the log itself has nowhere to go.
+// run writes what is queued, until close. An error of the log itself has nowhere to go but the count.
 func (q *logQueue) run() {
 	defer close(q.done)
 	var spare []byte
 	var told int64
+	works := true // the log took the last line
 	for {
 		q.mu.Lock()
 		lines, stopped := q.queued, q.stopped
@@ -67,11 +69,15 @@ func (q *logQueue) run() {
 			if len(line) == 0 {
 				line = rest
 			}
-			_, _ = q.to.Write(line)
+			_, err := q.to.Write(line)
+			if works = err == nil; !works {
+				q.dropped.Add(1)
+			}
 			rest = rest[len(line):]
 		}
 		spare = lines
-		if n := q.dropped.Load(); n > told {
+		// Telling a log that refuses lines would drop one more each time.
+		if n := q.dropped.Load(); n > told && works {
 			q.tell(n - told)
 			told = n
 			continue

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -55,6 +57,61 @@ func TestLogQueue_DropsAndCountsWhatNobodyReads(t *testing.T) {
 	}
 	if want := fmt.Sprintf("%d were dropped", dropped); !strings.Contains(text, want) {
 		t.Errorf("the log does not say that %s", want)
+	}
+}
+
+// brokenLog refuses lines until it is mended.
+type brokenLog struct {
+	mu     sync.Mutex
+	mended bool
+	taken  bytes.Buffer
+}
+
+func (b *brokenLog) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.mended {
+		return 0, syscall.EPIPE
+	}
+	return b.taken.Write(line)
+}
+
+func TestLogQueue_CountsWhatTheLogRefusesAndSaysSoOnceItTakesLines(t *testing.T) {
+	t.Parallel()
+	to := new(brokenLog)
+	q := newLogQueue(to)
+	q.tell = func(n int64) { fmt.Fprintf(q, "%d were dropped\n", n) }
+	go q.run()
+	for i := range 3 {
+		fmt.Fprintf(q, "line %d\n", i)
+	}
+	for deadline := time.Now().Add(time.Minute); q.dropped.Load() < 3; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d lines counted, want 3", q.dropped.Load())
+		}
+		time.Sleep(time.Millisecond)
+	}
+	to.mu.Lock()
+	to.mended = true
+	to.mu.Unlock()
+	fmt.Fprintln(q, "taken")
+	q.close(time.Minute)
+	<-q.done
+	if got, want := to.taken.String(), "taken\n3 were dropped\n"; got != want || q.dropped.Load() != 3 {
+		t.Errorf("the log holds %q, want %q; %d lines counted, want 3", got, want, q.dropped.Load())
+	}
+}
+
+func TestLogQueue_EndsThoughTheLogRefusesLines(t *testing.T) {
+	t.Parallel()
+	q := newLogQueue(new(brokenLog))
+	q.tell = func(n int64) { fmt.Fprintf(q, "%d were dropped\n", n) }
+	go q.run()
+	fmt.Fprintln(q, "refused")
+	q.close(time.Minute)
+	<-q.done
+	if q.dropped.Load() != 1 {
+		t.Errorf("%d lines counted, want 1", q.dropped.Load())
 	}
 }
 

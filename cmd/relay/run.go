@@ -26,7 +26,8 @@ func newRun() *cobra.Command {
 		Short: "Run the daemon",
 		Long: "Run the daemon: stream the outbox, deliver, retry, record.\n\n" +
 			"SIGTERM or Ctrl-C drains and stops; a second one stops at once. SIGHUP reads the configuration\n" +
-			"again: a faulty one is refused with its faults, and the old one stays in force.\n" +
+			"again: a faulty one is refused with its faults, and the old one stays in force. SIGPIPE is ignored:\n" +
+			"log lines that nobody takes are counted in relay_log_dropped_total.\n" +
 			"A second instance waits until the first one is gone, and takes over.",
 		Example: "  relay run --config /etc/relay/relay.yaml\n  RELAY_DATABASE_URL=postgres://relay@db/app relay run",
 		Args:    cobra.NoArgs,
@@ -38,6 +39,8 @@ func newRun() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(gcPercent)
 			}
+			// Go ends a program that writes to a standard stream without a reader. The reader of a log may come and go.
+			signal.Ignore(syscall.SIGPIPE)
 			lines := newLogQueue(os.Stderr)
 			log, level := newLog(lines, isTerminal(os.Stderr), cfg.Log)
 			catchLibraryLog(log)

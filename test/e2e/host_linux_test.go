@@ -2,14 +2,18 @@ package e2e_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/outbox-relay/relay/test/output"
 )
 
 // startBy starts a relay through the shell, which prepares its surroundings; the command line ends with "exec RELAY run". Its
@@ -72,6 +76,63 @@ func TestRelay_DeliversThoughNobodyReadsItsLog(t *testing.T) {
 		t.Errorf("%d repeats", repeats)
 	}
 	r.terminate()
+}
+
+// Go ends a program that writes to a standard stream whose reader is gone, with a signal that systemd takes for a clean end.
+func TestRelay_OutlivesTheReaderOfItsLog(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	all := s.subscribe("all", "acme", "*")
+	l := newLedger(s, "acme", 10)
+	fifo := filepath.Join(t.TempDir(), "log")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.startBy("", "2>"+fifo)
+	if err := reader.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// One line in the log for each.
+	s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
+		SELECT 'acme', 'unknown', g::text, 'unknown.type', '{}' FROM generate_series(1, 20) g`)
+	l.add(0, 3)
+	l.settle(time.Minute, all)
+	eventually(t, "its lines are counted", func() bool { return r.metrics()["relay_log_dropped_total"] >= 20 })
+	r.terminate()
+	if repeats := l.check(nil, all); repeats != 0 {
+		t.Errorf("%d repeats", repeats)
+	}
+	l.books(all)
+}
+
+// Any other command ends as programs do whose reader has seen enough: by the signal, without a word.
+func TestCommand_EndsQuietlyWhenItsReaderHasSeenEnough(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), relayBinary, "openapi") // prints more than a pipe holds
+	fault := output.Once("stderr of relay openapi")
+	cmd.Stderr = fault
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 10)); err != nil {
+		t.Error(err)
+	}
+	_ = out.Close()
+	_ = cmd.Wait() // what the process was ended by says it all
+	if state, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !state.Signaled() || state.Signal() != syscall.SIGPIPE {
+		t.Errorf("the command ended with %s, want SIGPIPE", cmd.ProcessState)
+	}
+	if text := fault.Said(t); text != "" {
+		t.Errorf("the command says %q", text)
+	}
 }
 
 func TestRelay_LivesWithFewFileDescriptors(t *testing.T) {
