@@ -228,8 +228,12 @@ func (r *report) print(w io.Writer) error {
 		if !d.Ready {
 			ready = "no: " + printable(d.NotReady)
 		}
-		pairs = append(pairs, [2]string{"state", string(d.State) + " since " + stamp(&d.Since)}, [2]string{"ready", ready},
-			[2]string{"recorded", orDash(&d.Recorded)}, [2]string{"confirmed", orDash(&d.Confirmed)},
+		pairs = append(pairs, [2]string{"state", string(d.State) + " since " + stamp(&d.Since)}, [2]string{"ready", ready})
+		for _, c := range d.Conditions {
+			pairs = append(pairs, [2]string{"condition " + printable(c.Part), string(c.State) + " since " + stamp(&c.Since)},
+				[2]string{"  what", orDash(&c.Sentence)}, [2]string{"  hint", orDash(&c.Remedy)})
+		}
+		pairs = append(pairs, [2]string{"recorded", orDash(&d.Recorded)}, [2]string{"confirmed", orDash(&d.Confirmed)},
 			[2]string{"in flight", strconv.Itoa(d.InFlight)}, [2]string{"in window", strconv.Itoa(d.Window)})
 	} else {
 		pairs = append(pairs, [2]string{"state", r.Unreachable})

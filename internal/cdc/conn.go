@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // sessionSettings are startup parameters of the replication session. The
@@ -48,7 +50,7 @@ type Conn struct {
 func Connect(ctx context.Context, url, applicationName string) (*Conn, error) {
 	cfg, err := pgconn.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("parse replication url: %w", err)
+		return nil, health.During(health.ConnectReplication, fmt.Errorf("parse replication url: %w", err))
 	}
 	for k, v := range sessionSettings {
 		cfg.RuntimeParams[k] = v
@@ -63,12 +65,12 @@ func Connect(ctx context.Context, url, applicationName string) (*Conn, error) {
 	}
 	pg, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, explainRefusal(fmt.Errorf("connect for replication: %w", err))
+		return nil, health.During(health.ConnectReplication, fmt.Errorf("connect for replication: %w", err))
 	}
 	c := &Conn{pg: pg}
 	if err := c.identify(ctx); err != nil {
 		c.Close()
-		return nil, err
+		return nil, health.During(health.ConnectReplication, err)
 	}
 	return c, nil
 }

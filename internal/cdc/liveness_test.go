@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
@@ -198,7 +199,7 @@ func TestStart_StandsByUntilTheSlotIsFree(t *testing.T) {
 	conn := o.connect()
 	for range 2 { // the same connection asks again
 		_, err := conn.Start(t.Context(), o.options(), 0, 0)
-		if !errors.Is(err, ErrSlotTaken) || Classify(err) != StateStandby {
+		if !errors.Is(err, ErrSlotTaken) || Classify(err) != health.Standby {
 			t.Fatalf("%v (%s), want ErrSlotTaken", err, Classify(err))
 		}
 		if pid := fmt.Sprint(o.slotState().ActivePID); !strings.Contains(err.Error(), pid) {
@@ -226,7 +227,7 @@ func TestStream_RepeatsATransactionThatBroke(t *testing.T) {
 	o.exec(fmt.Sprintf(`SELECT pg_terminate_backend(%d)`, o.slotState().ActivePID))
 	err := c.failure()
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || pg.Code != "57P01" || Classify(err) != StateShuttingDown || !ServerGoesDown(err) {
+	if !errors.As(err, &pg) || pg.Code != "57P01" || Classify(err) != health.ShuttingDown || !ServerGoesDown(err) {
 		t.Errorf("%v (%s), want SQLSTATE 57P01", err, Classify(err))
 	}
 	if got := len(o.consume(0).transaction().rows); got != n {
@@ -264,7 +265,7 @@ func TestStream_LetsPostgreSQLShutDown(t *testing.T) {
 				conn.Close()
 				return false
 			}
-			return Classify(err) == StateShuttingDown && ServerGoesDown(err)
+			return Classify(err) == health.ShuttingDown && ServerGoesDown(err)
 		})
 		select {
 		case err := <-stopped:
@@ -290,7 +291,7 @@ func TestStream_LetsPostgreSQLShutDown(t *testing.T) {
 			t.Fatalf("the server waits for an idle stream: %v", err)
 		}
 		<-c.done
-		if state := Classify(c.err); state != StateUnreachable && state != StateShuttingDown {
+		if state := Classify(c.err); state != health.Unreachable && state != health.ShuttingDown {
 			t.Errorf("%v is %s", c.err, state)
 		}
 	})
@@ -388,7 +389,7 @@ func TestStream_NoticesACutCable(t *testing.T) {
 	case <-time.After(3 * time.Second):
 	}
 	close(line.cut)
-	if err := c.failure(); !errors.Is(err, ErrSilent) || Classify(err) != StateUnreachable {
+	if err := c.failure(); !errors.Is(err, ErrSilent) || Classify(err) != health.Unreachable {
 		t.Errorf("%v (%s), want ErrSilent", err, Classify(err))
 	}
 	if quiet := time.Since(c.stream.LastActivity()); quiet < opts.SilenceTimeout {
@@ -468,11 +469,11 @@ func TestConnect_ClassifiesRefusals(t *testing.T) {
 	})
 	for what, tc := range map[string]struct {
 		url  string
-		want State
+		want health.State
 	}{
-		"role without REPLICATION": {strings.Replace(o.url, "postgres@", "plain_"+o.slot+"@", 1), StateMisconfigured},
-		"unknown database":         {strings.Replace(o.url, "/test_", "/no_test_", 1), StateMisconfigured},
-		"nobody listens":           {"postgres://postgres@127.0.0.1:1/x?sslmode=disable", StateUnreachable},
+		"role without REPLICATION": {strings.Replace(o.url, "postgres@", "plain_"+o.slot+"@", 1), health.Misconfigured},
+		"unknown database":         {strings.Replace(o.url, "/test_", "/no_test_", 1), health.Misconfigured},
+		"nobody listens":           {"postgres://postgres@127.0.0.1:1/x?sslmode=disable", health.Unreachable},
 	} {
 		conn, err := Connect(t.Context(), tc.url, "cdc-test")
 		if err == nil {

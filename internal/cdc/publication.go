@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // Execer runs statements and queries. A pgx connection, pool or transaction does.
@@ -48,7 +50,7 @@ func (p Publication) Ensure(ctx context.Context, db Execer) (created bool, err e
 		if errors.As(err, &pg) && pg.Code == "42710" { // another instance was faster
 			return false, p.Check(ctx, db)
 		}
-		return false, fmt.Errorf("create publication %s: %w", p.Name, err)
+		return false, health.During(health.CreatePublication, fmt.Errorf("create publication %s: %w", p.Name, err))
 	}
 	return true, nil
 }
@@ -73,7 +75,7 @@ func (p Publication) Repair(ctx context.Context, db Execer) error {
 	}
 	for _, sql := range steps {
 		if _, err := db.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("repair publication %s: %w", p.Name, err)
+			return health.During(health.CreatePublication, fmt.Errorf("repair publication %s: %w", p.Name, err))
 		}
 	}
 	if _, err := db.Exec(ctx, "ALTER PUBLICATION "+name+" SET (publish = 'insert', publish_via_partition_root = true)"); err != nil {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 func TestPublicationEnsure_MakesItOnceAndRight(t *testing.T) {
@@ -28,7 +30,7 @@ func TestPublicationEnsure_NeedsTheTable(t *testing.T) {
 	t.Parallel()
 	o := newOutbox(t, eventsTable)
 	p := Publication{Name: "other", Schema: "public", Table: "nothing"}
-	if created, err := p.Ensure(t.Context(), o.db); err == nil || created || Classify(err) != StateMisconfigured {
+	if created, err := p.Ensure(t.Context(), o.db); err == nil || created || Classify(err) != health.Misconfigured {
 		t.Errorf("created %v, %v (%s)", created, err, Classify(err))
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // slotName is what PostgreSQL accepts as the name of a slot. The replication
@@ -98,7 +100,7 @@ func (c *Conn) CreateSlot(ctx context.Context, name string, failover bool) (NewS
 	res, err := pglogrepl.ParseCreateReplicationSlot(
 		c.pg.Exec(ctx, fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL %s (%s)", name, plugin, options)))
 	if err != nil {
-		return NewSlot{}, fmt.Errorf("create slot %s: %w", name, err)
+		return NewSlot{}, health.During(health.CreateSlot, fmt.Errorf("create slot %s: %w", name, err))
 	}
 	lsn, err := pglogrepl.ParseLSN(res.ConsistentPoint)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
@@ -179,7 +180,7 @@ func TestInspectSlot_SeesALostSlot(t *testing.T) {
 	conn := o.connect()
 	defer conn.Close()
 	_, err = conn.Start(t.Context(), o.options(), 0, 0)
-	if Classify(err) != StateSlotLost {
-		t.Errorf("%v is %s, want %s", err, Classify(err), StateSlotLost)
+	if Classify(err) != health.SlotLost {
+		t.Errorf("%v is %s, want %s", err, Classify(err), health.SlotLost)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/outbox-relay/relay/internal/faultpoint"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // Limits of one batch: large enough to make the hand-over cheap, small enough
@@ -100,7 +101,7 @@ func (c *Conn) Start(ctx context.Context, opts StreamOptions, start, recorded LS
 		if errors.As(err, &pg) && pg.Code == "55006" {
 			return nil, fmt.Errorf("%w: %s", ErrSlotTaken, pg.Message)
 		}
-		return nil, fmt.Errorf("start replication from slot %s at %s: %w", opts.Slot, start, err)
+		return nil, health.During(health.Stream, fmt.Errorf("start replication from slot %s at %s: %w", opts.Slot, start, err))
 	}
 	hijacked, err := c.pg.Hijack()
 	if err != nil {
@@ -309,7 +310,7 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, fmt.Errorf("read replication stream: %w", err)
+	return nil, health.During(health.Stream, fmt.Errorf("read replication stream: %w", err))
 }
 
 // nextTimer is when a wait for the server must end: for a status update, for a
@@ -340,7 +341,7 @@ func (s *Stream) take(msg pgproto3.BackendMessage) (Item, bool, error) {
 	case *pgproto3.CopyData:
 		return s.takeData(m.Data)
 	case *pgproto3.ErrorResponse:
-		return Item{}, false, fmt.Errorf("replication stream ended: %w", pgconn.ErrorResponseToPgError(m))
+		return Item{}, false, health.During(health.Stream, fmt.Errorf("replication stream ended: %w", pgconn.ErrorResponseToPgError(m)))
 	case *pgproto3.NoticeResponse:
 		// PostgreSQL 18 skips the rows of a publication that it cannot load,
 		// and says so only here.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -147,8 +148,8 @@ func TestStart_FindsThatTheSlotIsMissing(t *testing.T) {
 	conn := o.connect()
 	defer conn.Close()
 	_, err := conn.Start(t.Context(), o.options(), 0, 0)
-	if Classify(err) != StateSlotMissing {
-		t.Errorf("%v is %s, want %s", err, Classify(err), StateSlotMissing)
+	if Classify(err) != health.SlotMissing {
+		t.Errorf("%v is %s, want %s", err, Classify(err), health.SlotMissing)
 	}
 }
 
@@ -174,8 +175,8 @@ func TestStream_FailsForEverWhenTheSlotIsOlderThanThePublication(t *testing.T) {
 			return
 		}
 		var pg *pgconn.PgError
-		if !errors.As(err, &pg) || pg.Code != "42704" || Classify(err) != StatePublicationMissing {
-			t.Errorf("%v (%s), want SQLSTATE 42704 and %s", err, Classify(err), StatePublicationMissing)
+		if !errors.As(err, &pg) || pg.Code != "42704" || Classify(err) != health.PublicationMissing {
+			t.Errorf("%v (%s), want SQLSTATE 42704 and %s", err, Classify(err), health.PublicationMissing)
 		}
 	}
 }

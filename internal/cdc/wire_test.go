@@ -15,6 +15,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // wire is a Stream whose server is the test: time is the bubble's, and what
@@ -369,7 +371,7 @@ func TestStream_EndsByWhatTheServerSays(t *testing.T) {
 		"terminated": {response('E', "FATAL", "57P01", "terminating connection"), ServerGoesDown},
 		"publication skipped by 18": {response('N', "WARNING", "55000", `skipped loading publication "p"`),
 			func(err error) bool { return errors.Is(err, ErrPublicationMissing) }},
-		"copy done":       {[]byte{'c', 0, 0, 0, 4}, func(err error) bool { return Classify(err) == StateShuttingDown }},
+		"copy done":       {[]byte{'c', 0, 0, 0, 4}, func(err error) bool { return Classify(err) == health.ShuttingDown }},
 		"short WAL data":  {copyData([]byte{'w', 1, 2}), func(err error) bool { return errors.Is(err, ErrMalformed) }},
 		"short keepalive": {copyData([]byte{'k', 1, 2}), func(err error) bool { return errors.Is(err, ErrMalformed) }},
 		"empty copy data": {copyData(nil), func(err error) bool { return errors.Is(err, ErrMalformed) }},

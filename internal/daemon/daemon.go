@@ -29,10 +29,9 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/deliver/webhook"
 	"github.com/outbox-relay/relay/internal/egress"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/progress"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -66,7 +65,7 @@ type Daemon struct {
 	keys         atomic.Pointer[secret.Keyring] // nil: secrets are not sealed
 	registry     *prometheus.Registry
 	metrics      *deliver.Metrics
-	states       *stateKeeper
+	board        *health.Board
 	gauges       *gauges
 	dbErrors     prometheus.Counter
 	current      atomic.Pointer[leader] // nil while not leading
@@ -111,7 +110,7 @@ func New(o Options) (*Daemon, error) {
 	d.keys.Store(keys)
 	d.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.metrics = deliver.NewMetrics(d.registry, o.Config.Metrics.TenantLabel)
-	d.states = newStateKeeper(d.registry, o.Log)
+	d.board = health.NewBoard(d.registry, o.Log, repeatEvery)
 	d.gauges = newGauges(d)
 	d.auditMetrics = newAuditMetrics(d)
 	d.dbErrors = prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_database_errors_total",
@@ -319,6 +318,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var back errgroup.Group
 	back.Go(func() error { return d.server.Run(inner) })
 	back.Go(func() error { return d.maintain(inner) })
+	back.Go(func() error { return d.repeatConditions(inner) })
 	d.leadAgain(ctx)
 	cancel()
 	if err := back.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -326,6 +326,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// repeatEvery is how often the log repeats a condition that needs a person.
+const repeatEvery = 5 * time.Minute
 
 // longestPause is the longest mean pause between two tries to reach PostgreSQL. By chance one is up to half as long
 // again, and the relay is to be back within five seconds.
@@ -344,9 +347,8 @@ func (d *Daemon) leadAgain(ctx context.Context) {
 		if epoch := d.lastEpoch.Load(); errors.Is(err, cdc.ErrPublicationMissing) && epoch > 0 {
 			d.hole.Store(&hole{err, epoch})
 		}
-		state := classify(err)
-		d.states.set(state, err.Error())
-		if state == cdc.StateStandby {
+		d.board.ClearAll(health.PartSettings, health.PartStream)
+		if d.noteFailure(err) == health.Standby {
 			retry.Reset() // take over quickly
 			retry.InitialInterval = 250 * time.Millisecond
 		}
@@ -359,76 +361,6 @@ func (d *Daemon) leadAgain(ctx context.Context) {
 		case <-time.After(retry.NextBackOff()):
 		}
 	}
-}
-
-// classify names the state of an error of this package or of cdc.
-func classify(err error) cdc.State {
-	switch {
-	case errors.Is(err, progress.ErrWrongServer):
-		return cdc.StateWrongServer
-	case errors.Is(err, ErrSlotLost):
-		return cdc.StateSlotLost
-	case errors.Is(err, ErrSlotGap):
-		return cdc.StateSlotMissing
-	case errors.Is(err, deliver.ErrSuperseded):
-		return cdc.StateStandby
-	case errors.Is(err, migrate.ErrOutdated), errors.Is(err, migrate.ErrNewer):
-		return cdc.StateMisconfigured
-	case errors.Is(err, errForeignSlot), errors.Is(err, errOtherSlot), errors.Is(err, errForeignIDs):
-		return cdc.StateMisconfigured
-	case errors.Is(err, errLetGo):
-		return cdc.StateShuttingDown
-	}
-	return cdc.Classify(err)
-}
-
-// Status describes the daemon at this moment.
-func (d *Daemon) Status() Status {
-	var s Status
-	s.State, s.Detail, s.Since = d.states.get()
-	if l := d.current.Load(); l != nil {
-		s.Epoch = l.state.Epoch
-		s.Recorded = l.recordedEnd().String()
-		s.Outstanding = l.watermark.Outstanding()
-		load := l.dispatcher.Load()
-		s.InFlight, s.Window = load.InFlight, load.Window
-		if st := l.stream.Load(); st != nil {
-			s.Confirmed = st.Confirmed().String()
-		}
-	}
-	if err := d.ready(); err != nil {
-		s.NotReady = err.Error()
-	} else {
-		s.Ready = true
-	}
-	return s
-}
-
-// ready tells whether the stream moves.
-func (d *Daemon) ready() error {
-	state, detail, _ := d.states.get()
-	if state != cdc.StateStreaming {
-		if detail != "" {
-			return fmt.Errorf("%s: %s", state, detail)
-		}
-		return errors.New(string(state))
-	}
-	l := d.current.Load()
-	if l == nil {
-		return errors.New("not leading")
-	}
-	st := l.stream.Load()
-	if st == nil {
-		return errors.New("the replication connection is being replaced")
-	}
-	limit := d.cfg().CDC.SilenceTimeout
-	if quiet := time.Since(st.LastActivity()); quiet > limit {
-		return fmt.Errorf("nothing heard from PostgreSQL for %s", quiet.Round(time.Second))
-	}
-	if stalled := l.stalled(); stalled > limit {
-		return fmt.Errorf("the recorded position has not moved for %s although events wait", stalled.Round(time.Second))
-	}
-	return nil
 }
 
 // Reload reads the configuration again, checks it completely, and then swaps in

@@ -16,6 +16,7 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/faultpoint"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
 )
@@ -320,7 +321,7 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 		// this memory may be sent or written any more.
 		l.dispatcher.Abort()
 	case <-ctx.Done():
-		l.d.states.set(cdc.StateDraining, "")
+		l.d.board.Enter(health.Draining)
 		l.wind(inner, l.d.cfg().Deliver.DrainTimeout, stopTaking, taken, recorded)
 	case hole = <-broken:
 		// The stream cannot go on, but what it brought is ours: it is recorded, so

@@ -12,6 +12,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/faultpoint"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -64,7 +65,7 @@ func (d *Daemon) repairPublication(ctx context.Context, state progress.State, fa
 // that neither the last marker nor the record of what was settled since then show to
 // be recorded, are read from the table; the stream goes on behind them.
 func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State, fault error) (progress.State, error) {
-	d.states.set(cdc.StateRescuing, fault.Error())
+	d.board.Raise(health.PartStream, health.Condition{State: health.Rescuing, Sentence: health.Describe(fault)})
 	unlock, err := d.lockStart(ctx, seen.Slot)
 	if err != nil {
 		return seen, err

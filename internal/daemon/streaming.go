@@ -11,6 +11,7 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/faultpoint"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -20,7 +21,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, longestPause
 	for {
-		l.d.states.set(cdc.StateStreaming, "")
+		l.d.noteStreaming()
 		began := time.Now()
 		err := l.runStream(ctx, stream)
 		if ctx.Err() != nil {
@@ -29,7 +30,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 		l.stream.Store(nil)
 		l.dispatcher.Hold()
 		_ = stream.Close(0)
-		if cdc.Classify(err) == cdc.StatePublicationMissing && !errors.Is(err, cdc.ErrPublicationMissing) {
+		if cdc.Classify(err) == health.PublicationMissing && !errors.Is(err, cdc.ErrPublicationMissing) {
 			err = fmt.Errorf("%w where the stream stands: %w", cdc.ErrPublicationMissing, err)
 		}
 		if errors.Is(err, cdc.ErrPublicationMissing) || errors.Is(err, cdc.ErrMalformed) {
@@ -40,7 +41,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 			retry.Reset()
 		}
 		for {
-			l.d.states.set(classify(err), err.Error())
+			l.d.noteFailure(err)
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -92,7 +93,7 @@ func endsTerm(err error) bool {
 		return true
 	}
 	switch cdc.Classify(err) {
-	case cdc.StateSlotMissing, cdc.StateSlotLost, cdc.StatePublicationMissing, cdc.StatePublicationIncomplete:
+	case health.SlotMissing, health.SlotLost, health.PublicationMissing, health.PublicationIncomplete:
 		return true
 	}
 	return false

@@ -9,6 +9,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 func parseLSN(s string) (cdc.LSN, error) { return pglogrepl.ParseLSN(s) }
@@ -128,9 +129,9 @@ func (l *leader) watch(ctx context.Context) error {
 func (l *leader) lookAtPublication(ctx context.Context) error {
 	err := l.d.publication().Check(ctx, l.d.pool)
 	switch cdc.Classify(err) {
-	case cdc.StatePublicationMissing:
+	case health.PublicationMissing:
 		return err
-	case cdc.StatePublicationIncomplete:
+	case health.PublicationIncomplete:
 		if l.d.cfg().CDC.Recovery == config.RecoveryManual {
 			return err
 		}
