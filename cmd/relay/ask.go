@@ -15,7 +15,7 @@ import (
 
 // waitFlag adds --wait to a command that leaves a request for the daemon.
 func waitFlag(c *cobra.Command, to *time.Duration) {
-	c.Flags().DurationVar(to, "wait", 5*time.Second, "how long to wait for the running relay to do it")
+	durationFlag(c.Flags(), to, "wait", 5*time.Second, "how long to wait for the running relay to do it")
 }
 
 // asked are requests to the leader.

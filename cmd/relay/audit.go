@@ -25,11 +25,11 @@ func newAudit() *cobra.Command {
 		Example: "  relay audit --from 24h\n  relay audit --from 2026-11-20T00:00:00Z --to 2026-11-21T00:00:00Z -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			now := time.Now()
-			begin, err := moment("--from", from, now)
+			begin, err := when("--from", from, now)
 			if err != nil {
 				return err
 			}
-			end, err := moment("--to", to, now)
+			end, err := when("--to", to, now)
 			if err != nil {
 				return err
 			}
@@ -50,22 +50,10 @@ func newAudit() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&from, "from", "168h", "begin of the window: a time such as 2026-11-20T00:00:00Z, or a duration, counted back from now")
-	c.Flags().StringVar(&to, "to", "0s", "end of the window, likewise")
+	c.Flags().StringVar(&from, "from", "168h", "start of the window: a time such as 2026-11-20T00:00:00Z, or how long ago, such as 12h or 30d")
+	c.Flags().StringVar(&to, "to", "0s", "end of the window, as --from")
 	addOutput(c, &output)
 	return c
-}
-
-// moment reads a time, or a duration that is counted back from now.
-func moment(flag, v string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(v); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	t, err := time.Parse(time.RFC3339, v)
-	if err != nil {
-		return t, usageError{fmt.Errorf("%s %q: expected a time such as 2026-11-20T00:00:00Z, or a duration back from now such as 24h", flag, v)}
-	}
-	return t, nil
 }
 
 func printAudit(cmd *cobra.Command, r *audit.Report, output string) error {

@@ -243,7 +243,7 @@ func TestClientCertificate_LeavesNothingBehind(t *testing.T) {
 		if round == 0 {
 			n = connections()
 		}
-		s.relay("subscriptions", "remove", id).exits(0)
+		s.relay("subscriptions", "remove", id, "--yes").exits(0)
 		s.eventually("its connections are closed", func() bool { return connections() < n })
 	}
 }

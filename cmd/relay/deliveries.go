@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,10 +67,29 @@ func outlook(d *deliver.Record) string {
 
 func deliveryRow(d *deliver.Record) []string {
 	return []string{d.ID.String(), string(d.Status), printable(d.TenantID), printable(d.Event), printable(d.AggregateID),
-		strconv.Itoa(d.Attempts), stamp(&d.CreatedAt), outlook(d), orDash(d.LastError)}
+		d.SubscriptionID.String(), host(d.URL), strconv.Itoa(d.Attempts), stamp(&d.CreatedAt), outlook(d), orDash(d.LastError)}
 }
 
-const deliveryHead = "ID STATUS TENANT EVENT AGGREGATE ATTEMPTS COMMITTED ENDED LAST_ERROR"
+// host is whom a delivery goes to, in short.
+func host(address *string) string {
+	if address == nil {
+		return "removed"
+	}
+	u, err := url.Parse(*address)
+	if err != nil || u.Host == "" {
+		return printable(*address)
+	}
+	return printable(u.Host)
+}
+
+func orRemoved(address *string) string {
+	if address == nil {
+		return "-, its subscription was removed"
+	}
+	return printable(*address)
+}
+
+const deliveryHead = "ID STATUS TENANT EVENT AGGREGATE SUBSCRIPTION HOST ATTEMPTS COMMITTED ENDED LAST_ERROR"
 
 func printDeliveries(cmd *cobra.Command, list []deliver.Record) error {
 	rows := make([][]string, len(list))
@@ -168,8 +188,8 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 	w := cmd.OutOrStdout()
 	if err := text(w, [2]string{"id", row[0]}, [2]string{"status", row[1]}, [2]string{"tenant", row[2]}, [2]string{"event", row[3]},
 		[2]string{"event id", d.EventID.String()}, [2]string{"aggregate", printable(d.AggregateType) + " " + row[4]},
-		[2]string{"subscription", d.SubscriptionID.String()}, [2]string{"attempts", row[5]}, [2]string{"committed", row[6]},
-		[2]string{last, row[7]}, [2]string{"last error", row[8]}); err != nil {
+		[2]string{"subscription", row[5]}, [2]string{"url", orRemoved(d.URL)}, [2]string{"attempts", row[7]},
+		[2]string{"committed", row[8]}, [2]string{last, row[9]}, [2]string{"last error", row[10]}); err != nil {
 		return err
 	}
 	if d.Sequence != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,7 +92,7 @@ func retryDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, 
 
 func newDeliveriesDiscard() *cobra.Command {
 	var wait time.Duration
-	var yes bool
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "discard ID...", Short: "Give up dead deliveries that halt their key", Args: cobra.MinimumNArgs(1),
@@ -104,15 +105,12 @@ func newDeliveriesDiscard() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !yes {
-				return usageError{errors.New("a discarded delivery is never sent: add --yes")}
-			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				return discardDeliveries(ctx, cmd, db, ids, wait, output)
+				return discardDeliveries(ctx, cmd, db, ids, wait, &really, output)
 			})
 		},
 	}
-	c.Flags().BoolVar(&yes, "yes", false, "really")
+	really.flags(c)
 	waitFlag(c, &wait)
 	addOutput(c, &output)
 	return c
@@ -130,9 +128,9 @@ func deliveryIDs(args []string) ([]uuid.UUID, error) {
 	return ids, nil
 }
 
-func discardDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []uuid.UUID, wait time.Duration, output string) error {
+func discardDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, ids []uuid.UUID, wait time.Duration, really *sure, output string) error {
 	records := deliver.Records{DB: db}
-	var targets []string
+	var targets, lost []string
 	for _, id := range ids {
 		d, err := records.Get(ctx, id)
 		if err != nil {
@@ -142,6 +140,10 @@ func discardDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool
 			return fmt.Errorf("delivery %s is %s and holds nothing up: only a dead one that its key waits behind can be discarded", id, d.Status)
 		}
 		targets = append(targets, id.String())
+		lost = append(lost, fmt.Sprintf("%s (%s of %s for subscription %s)", id, printable(d.Event), printable(d.TenantID), d.SubscriptionID))
+	}
+	if ok, err := really.ask(cmd, output, "these are never sent when discarded: "+strings.Join(lost, ", ")); !ok {
+		return err
 	}
 	q := asked{kind: deliver.RequestDiscardDelivery, targets: targets, wait: wait, could: "discarded"}
 	return q.askFor(ctx, cmd, db, output, func(i int) (string, bool, error) {

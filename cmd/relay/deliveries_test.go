@@ -237,7 +237,7 @@ func TestDeliveriesDiscard_LetsTheKeyGoOn(t *testing.T) {
 	behind := s.text("SELECT id::text FROM relay.parked WHERE dead_at IS NULL")
 	s.relay("deliveries", "list", "--status", "DEAD").exits(0).quiet().says(dead, "DEAD", "its key waits")
 	s.relay("deliveries", "list", "--status", "PENDING").exits(0).quiet().says(behind, "waits for an earlier one of its key")
-	s.relay("deliveries", "discard", dead).exits(exitUsage).complains("--yes")
+	s.relay("deliveries", "discard", dead).exits(exitUsage).complains(dead, "never sent", sub, "add --yes")
 	s.relay("deliveries", "discard", behind, "--yes").exits(exitFailed).complains("PENDING", "holds nothing up")
 	recv.answer(http.StatusNoContent)
 	s.relay("deliveries", "discard", dead, "--yes", "--wait", "20s").exits(0).quiet().says(dead, "discarded")

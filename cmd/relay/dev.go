@@ -30,7 +30,7 @@ func newDev() *cobra.Command {
 			return dev.Run(ctx, o)
 		},
 	}
-	c.Flags().DurationVar(&o.ExitAfter, "exit-after", 0, "stop by itself after this time")
-	c.Flags().DurationVar(&o.Every, "every", time.Second, "time between two calls of the example modules; 0 for none")
+	durationFlag(c.Flags(), &o.ExitAfter, "exit-after", 0, "stop by itself after this time")
+	durationFlag(c.Flags(), &o.Every, "every", time.Second, "time between two calls of the example modules; 0 for none")
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -71,6 +72,42 @@ func TestCommands_HaveAnExampleThatIsOne(t *testing.T) {
 		}
 		if c.Example == "" {
 			t.Error("no example")
+		}
+	})
+}
+
+// What cannot be undone is asked for twice, and tells before what it would cost.
+func TestCommands_ThatDestroyWantYes(t *testing.T) {
+	destructive := regexp.MustCompile(`(?i)\b(remove|delete|discard|erase|revoke|cancel|drop|give up|end a replay)\b`)
+	harmless := map[string]bool{
+		"relay deliveries": true, "relay quarantine": true, "relay token": true, "relay tenant": true, // groups
+	}
+	found := 0
+	everyCommand(t, func(t *testing.T, c *cobra.Command, _ []string) {
+		if c.HasSubCommands() && !c.Runnable() || harmless[c.CommandPath()] || !destructive.MatchString(c.Name()+" "+c.Short) {
+			return
+		}
+		found++
+		for _, name := range []string{"yes", "dry-run"} {
+			if c.Flags().Lookup(name) == nil {
+				t.Errorf("%s has no --%s", c.CommandPath(), name)
+			}
+		}
+		if !strings.Contains(c.Example, "--yes") {
+			t.Errorf("the example of %s has no --yes", c.CommandPath())
+		}
+	})
+	if found < 7 {
+		t.Errorf("only %d commands that destroy something are found", found)
+	}
+}
+
+func TestHelp_ExplainsGlobalFlagsOnOnePage(t *testing.T) {
+	everyCommand(t, func(t *testing.T, c *cobra.Command, words []string) {
+		out := call(t, append(append([]string(nil), words...), "--help")...).exits(0).out
+		explained := strings.Contains(out, "lowest level that is logged")
+		if named := strings.Contains(out, "--log-level"); !named || explained != !c.HasParent() {
+			t.Errorf("%s names the global flags: %t, explains them: %t", c.CommandPath(), named, explained)
 		}
 	})
 }

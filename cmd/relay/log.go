@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/lmittmann/tint"
 
@@ -21,7 +22,24 @@ func newLog(w io.Writer, terminal bool, c config.Log) (*slog.Logger, *slog.Level
 		plain := !terminal || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
 		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: plain})), level
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), level
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: readable})), level
+}
+
+// readable writes durations as the text log has them, 1.5s: bare nanoseconds have no unit that a reader would know.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindDuration:
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	case slog.KindAny:
+		if list, ok := a.Value.Any().([]time.Duration); ok {
+			texts := make([]string, len(list))
+			for i, d := range list {
+				texts[i] = d.String()
+			}
+			a.Value = slog.AnyValue(texts)
+		}
+	}
+	return a
 }
 
 func isTerminal(f *os.File) bool {

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/outbox-relay/relay/internal/config"
 )
@@ -62,7 +64,10 @@ func untilSignal(cancel context.CancelFunc) {
 // execute runs a command and returns the exit code.
 func execute(ctx context.Context, root *cobra.Command, args []string) int {
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := misspelt(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err == nil {
 		return 0
 	}
@@ -97,7 +102,8 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("relay {{.Version}}\n")
 	config.AddFlags(root.PersistentFlags())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), inheritedFlags, globalFlags, 1))
 	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newTenant(), newOpenAPI(),
 		newStatus(), newConfig(), newVersion())
 	root.Args = cobra.ArbitraryArgs
@@ -113,21 +119,44 @@ func newRoot() *cobra.Command {
 	return root
 }
 
+// The usage of a command lists its own flags; those of every command stand on one page.
+const (
+	inheritedFlags = `Global Flags:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}`
+	globalFlags = `Global flags: {{globalFlags .}}; relay --help explains them`
+)
+
+func init() {
+	cobra.AddTemplateFunc("globalFlags", func(c *cobra.Command) string {
+		var names []string
+		c.InheritedFlags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				names = append(names, "--"+f.Name)
+			}
+		})
+		return strings.Join(names, ", ")
+	})
+}
+
 // usageArgs makes wrong arguments exit as wrong usage.
 func usageArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return usageError{err}
+			err := check(cmd, args)
+			switch {
+			case err == nil:
+				return nil
+			case strings.HasPrefix(err.Error(), "unknown command"): // cobra's words for arguments where none are taken
+				return usageError{fmt.Errorf("%s takes no arguments, got %q (see `%[1]s --help`)", cmd.CommandPath(), args[0])}
 			}
-			return nil
+			return usageError{fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())}
 		}
 	}
 	if c.RunE == nil && c.HasSubCommands() {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q for %q; see %q", args[0], cmd.CommandPath(), cmd.CommandPath()+" --help")}
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		}

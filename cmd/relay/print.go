@@ -10,10 +10,12 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/agnivade/levenshtein"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/outbox-relay/relay/internal/config"
 )
@@ -170,6 +172,55 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// misspelt is the error for a word that is no subcommand of the group before it, which is told before the flags behind the word:
+// they belong to the command that was meant.
+func misspelt(root *cobra.Command, args []string) error {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	c, rest, err := root.Find(args)
+	if err != nil || !c.HasSubCommands() {
+		return nil
+	}
+	for i := 0; i < len(rest); i++ {
+		word := rest[i]
+		switch {
+		case word == "--", strings.HasPrefix(word, "__"): // what a shell asks for completion
+			return nil
+		case !strings.HasPrefix(word, "-"):
+			return unknownCommand(c, word)
+		case strings.Contains(word, "="):
+		default:
+			f := c.Flag(strings.TrimLeft(word, "-"))
+			if f == nil {
+				return nil
+			}
+			if f.NoOptDefVal == "" {
+				i++ // its value
+			}
+		}
+	}
+	return nil
+}
+
+// flagError names the flag that was meant.
+func flagError(c *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return usageError{err}
+	}
+	name := unknown.GetSpecifiedName()
+	nearest, best := "", max(2, len(name)/3)+1
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := levenshtein.ComputeDistance(name, f.Name); !f.Hidden && d < best {
+			nearest, best = f.Name, d
+		}
+	})
+	if nearest != "" && len(name) > 1 {
+		err = fmt.Errorf("%w; did you mean --%s?", err, nearest)
+	}
+	return usageError{fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath())}
+}
+
 // unknownCommand is the error for a word that is no subcommand.
 func unknownCommand(cmd *cobra.Command, word string) error {
 	if cmd.SuggestionsMinimumDistance <= 0 {
@@ -177,7 +228,10 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	}
 	hint := ""
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
-		hint = fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
+		for i := range near {
+			near[i] = cmd.CommandPath() + " " + near[i]
+		}
+		hint = fmt.Sprintf("; did you mean `%s`?", strings.Join(near, "` or `"))
 	}
 	return usageError{fmt.Errorf("unknown command %q for %q%s (see `%s --help`)", word, cmd.CommandPath(), hint, cmd.CommandPath())}
 }

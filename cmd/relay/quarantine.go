@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -75,8 +76,12 @@ func newQuarantineShow() *cobra.Command {
 				return err
 			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				q, err := (outbox.Quarantine{DB: db}).Get(ctx, ids[0])
+				quarantine := outbox.Quarantine{DB: db}
+				q, err := quarantine.Get(ctx, ids[0])
 				if err != nil {
+					return err
+				}
+				if q.Raw, err = quarantine.NameTypes(ctx, q.Raw); err != nil {
 					return err
 				}
 				if output == formJSON {
@@ -165,7 +170,7 @@ func retryQuarantined(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool,
 }
 
 func newQuarantineDiscard() *cobra.Command {
-	var yes bool
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "discard ID...", Short: "Delete quarantined rows for good", Args: cobra.MinimumNArgs(1),
@@ -176,10 +181,18 @@ func newQuarantineDiscard() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !yes {
-				return usageError{errors.New("a discarded row is gone for good: add --yes")}
-			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
+				lost := make([]string, len(ids))
+				for i, id := range ids {
+					q, err := (outbox.Quarantine{DB: db}).Get(ctx, id)
+					if err != nil {
+						return err
+					}
+					lost[i] = fmt.Sprintf("%d (%s of %s, %s)", id, orDash(q.EventType), orDash(q.TenantID), q.Reason)
+				}
+				if ok, err := really.ask(cmd, output, "these rows are gone for good when discarded: "+strings.Join(lost, ", ")); !ok {
+					return err
+				}
 				for _, id := range ids {
 					if err := (outbox.Quarantine{DB: db}).Discard(ctx, id); err != nil {
 						return err
@@ -195,7 +208,7 @@ func newQuarantineDiscard() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&yes, "yes", false, "really")
+	really.flags(c)
 	addOutput(c, &output)
 	return c
 }

@@ -39,6 +39,8 @@ func TestQuarantine_IsListedShownAndDiscarded(t *testing.T) {
 	if one.Row["columns"] == nil || one.Reason != "unknown_type" {
 		t.Errorf("got %+v", one)
 	}
+	s.relay("quarantine", "discard", q[0]).exits(exitUsage).complains(q[0]+" (x.y of acme, unknown_type)", "add --yes")
+	s.relay("quarantine", "discard", q[0], "--dry-run", "-o", "json").exits(0).quiet().says(`"dry_run": true`)
 	s.relay("quarantine", "discard", q[0], "--yes").exits(0).quiet().says("discarded " + q[0])
 	var done struct{ Discarded []int }
 	s.relay("quarantine", "discard", q[1], "--yes", "-o", "json").exits(0).decode(&done)
@@ -51,6 +53,17 @@ func TestQuarantine_IsListedShownAndDiscarded(t *testing.T) {
 	if n := s.text("SELECT count(*)::text FROM relay.quarantine"); n != "1" {
 		t.Errorf("%s rows are left, want 1", n)
 	}
+}
+
+func TestQuarantineShow_NamesTypes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	q := s.quarantined(1)
+	s.exec(`UPDATE relay.quarantine SET raw = convert_to('{"columns":[{"name":"id","type":2950,"text":"a \"type\":25"},'
+		'{"name":"amount","type":1700,"modifier":655366,"null":true},{"name":"gone","type":4000000000,"null":true}]}', 'UTF8')`)
+	want := []string{`{"name":"id","type":"uuid","text":"a \"type\":25"}`, `"type":"numeric(10,2)"`, `"type":4000000000`}
+	s.relay("quarantine", "show", q[0]).exits(0).quiet().says(want...)
+	s.relay("quarantine", "show", q[0], "-o", "json").exits(0).quiet().says(`"type": "uuid"`, `"type": "numeric(10,2)"`)
 }
 
 func TestQuarantineShow_ShowsBytesThatAreNoRow(t *testing.T) {

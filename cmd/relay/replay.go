@@ -17,6 +17,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/duration"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -35,10 +36,10 @@ func newReplay() *cobra.Command {
 		Long: "Send the events that the outbox still holds, of one subscription and a stretch of time, again or for the first\n" +
 			"time. They go to its URL of now, signed with its secret of now, with the webhook-id and the body that they\n" +
 			"always had, in the order of their keys, beside live events and never in their way. TIME is as in\n" +
-			"2026-01-31T15:04:05Z, or how long ago as in 720h, and is compared with created_at.\n\n" +
+			"2026-01-31T15:04:05Z, or how long ago as in 12h or 30d, and is compared with created_at.\n\n" +
 			"The running relay carries it out, and goes on after a restart. The same request while it runs is the same\n" +
 			"replay; one that is over can be asked for again.",
-		Example: "  relay replay --subscription 01a21045-e54f-72f6-866b-2636175a6f62 --from 720h --dry-run\n" +
+		Example: "  relay replay --subscription 01a21045-e54f-72f6-866b-2636175a6f62 --from 30d --dry-run\n" +
 			"  relay replay --subscription 01a21045-e54f-72f6-866b-2636175a6f62 --from 24h --to 2h --event 'payment.*' --rate 20",
 	}
 	f := c.Flags()
@@ -66,10 +67,10 @@ func when(flag, s string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, nil
 	}
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+	if d, err := duration.Parse(s); err == nil && d >= 0 {
 		return now.Add(-d), nil
 	}
-	return now, usageError{fmt.Errorf("%s %q: expected a time such as 2026-01-31T15:04:05Z, or how long ago, such as 720h", flag, s)}
+	return now, usageError{fmt.Errorf("%s %q: expected a time such as 2026-01-31T15:04:05Z, or how long ago, such as 12h or 30d", flag, s)}
 }
 
 // check tells what is wrong with the arguments, as far as it can be known without
@@ -217,7 +218,7 @@ func followReplay(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, id 
 		}
 		select {
 		case <-ctx.Done():
-			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %d goes on without you; relay replay cancel %d ends it\n", id, id)
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "replay %d goes on without you; relay replay cancel %d --yes ends it\n", id, id)
 			return ctx.Err()
 		case <-tick.C:
 		}
@@ -327,11 +328,12 @@ func newReplayShow() *cobra.Command {
 
 func newReplayCancel() *cobra.Command {
 	var wait time.Duration
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "cancel ID", Short: "End a replay and everything of it that waits", Args: cobra.ExactArgs(1),
 		Long:    "End a replay and everything of it that waits. What was sent was sent; an attempt on the wire may still arrive.",
-		Example: "  relay replay cancel 7",
+		Example: "  relay replay cancel 7 --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := replayID(args[0])
 			if err != nil {
@@ -339,6 +341,14 @@ func newReplayCancel() *cobra.Command {
 			}
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
 				replays := deliver.Replays{DB: db}
+				before, err := replays.Get(ctx, id)
+				if err != nil {
+					return err
+				}
+				lost := fmt.Sprintf("what waits of replay %d is not sent when it is cancelled (%s)", id, replayProgress(before))
+				if ok, err := really.ask(cmd, output, lost); !ok {
+					return err
+				}
 				if _, err := replays.Cancel(ctx, id); err != nil {
 					return err
 				}
@@ -360,6 +370,7 @@ func newReplayCancel() *cobra.Command {
 			})
 		},
 	}
+	really.flags(c)
 	waitFlag(c, &wait)
 	addOutput(c, &output)
 	return c

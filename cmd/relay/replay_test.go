@@ -62,12 +62,12 @@ func TestReplay_CancelIsCarriedOutByTheRelay(t *testing.T) {
 	sub := s.subscribe("acme", newReceiver(t, http.StatusServiceUnavailable).URL)
 	s.exec("UPDATE relay.subscriptions SET active = false")
 	s.relay("replay", "--subscription", sub, "--from", "1h").exits(0)
-	s.relay("replay", "cancel", "1", "--wait", "0s").exits(0).says("noted", "to be cancelled by the next relay that leads")
+	s.relay("replay", "cancel", "1", "--yes", "--wait", "0s").exits(0).says("noted", "to be cancelled by the next relay that leads")
 	s.start()
-	s.relay("replay", "cancel", "1", "--wait", "20s").exits(0).quiet().says("cancelled, 0 of 5 delivered")
+	s.relay("replay", "cancel", "1", "--yes", "--wait", "20s").exits(0).quiet().says("cancelled, 0 of 5 delivered")
 	s.relay("replay", "show", "1", "--wait").exits(exitFailed).complains("replay 1 was cancelled: cancelled by an operator")
 	s.relay("replay", "list").exits(0).quiet().says("cancelled, 0 of 5 delivered", "; cancelled by an operator")
-	s.relay("replay", "cancel", "7").exits(exitFailed).complains("not found")
+	s.relay("replay", "cancel", "7", "--yes").exits(exitFailed).complains("not found")
 }
 
 func TestDeliveriesRetry_BringsBackAllThatMatch(t *testing.T) {
@@ -86,7 +86,7 @@ func TestDeliveriesRetry_BringsBackAllThatMatch(t *testing.T) {
 	retry := func(more ...string) result {
 		return s.relay(append([]string{"deliveries", "retry", "--all", "--subscription", sub, "--event", "payment.received"}, more...)...)
 	}
-	retry().exits(exitUsage).complains("7 deliveries are DEAD and would be tried again: add --yes")
+	retry().exits(0).quiet().says("7 deliveries are DEAD and would be tried again: add --yes")
 	if n := s.text("SELECT count(*)::text FROM relay.requests"); n != "0" {
 		t.Errorf("%s requests without --yes", n)
 	}

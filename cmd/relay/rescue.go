@@ -36,7 +36,7 @@ func newRescue() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "tell what is found and how many rows would be read; change nothing")
-	c.Flags().DurationVar(&wait, "wait", time.Minute, "so long for the relay to end it")
+	durationFlag(c.Flags(), &wait, "wait", time.Minute, "so long for the relay to end it")
 	addOutput(c, &output)
 	return c
 }

@@ -66,7 +66,7 @@ func (a *retryAll) run(ctx context.Context, cmd *cobra.Command, cfg *config.Conf
 	}
 	out := retriedAll{Matched: len(ids), Remaining: len(ids)}
 	if len(ids) > 0 && !a.yes {
-		return usageError{fmt.Errorf("%d deliveries are %s and would be tried again: add --yes", len(ids), f.Status)}
+		return say(cmd, output, fmt.Sprintf("%d deliveries are %s and would be tried again: add --yes", len(ids), f.Status), out)
 	}
 	rate := a.rate
 	if rate == 0 {

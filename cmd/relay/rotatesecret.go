@@ -62,7 +62,7 @@ func newSubscriptionsRotateSecret() *cobra.Command {
 	f.BoolVar(&r.promote, "promote", false, "the second step")
 	f.BoolVar(&r.expire, "expire", false, "the last step, now")
 	f.BoolVar(&r.unstage, "unstage", false, "take the first step back")
-	f.DurationVar(&r.keep, "keep", deliver.DefaultKeep, "with --promote: how long the old secret signs beside the new one; 0s: not at all")
+	durationFlag(f, &r.keep, "keep", deliver.DefaultKeep, "with --promote: how long the old secret signs beside the new one; 0s: not at all")
 	f.StringVar(&r.key, "secret", "", "with --stage: the next secret; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&r.keyFile, "secret-file", "", "with --stage: file that holds the next secret; without it one is made, and shown this once")
 	addOutput(c, &r.output)

@@ -172,12 +172,13 @@ func newSecretsSeal() *cobra.Command {
 
 func newSecretsDropKeys() *cobra.Command {
 	var path, output string
+	var really sure
 	c := &cobra.Command{
 		Use: "drop-keys", Short: "Remove from a keyset file the keys that nothing in the database is sealed with", Args: cobra.NoArgs,
 		Long: "Remove from a keyset file the keys that nothing in the database is sealed with; the primary key stays. Run\n" +
 			"`relay secrets seal` first. A backup of the database from before needs the old keys: keep a copy as long as you\n" +
 			"keep that.",
-		Example: "  relay secrets drop-keys --key-file /etc/relay/keys.json",
+		Example: "  relay secrets drop-keys --key-file /etc/relay/keys.json --yes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := openKeyset(cmd, path)
 			if err != nil {
@@ -198,17 +199,22 @@ func newSecretsDropKeys() *cobra.Command {
 				}
 				line := "no key is dropped: all are in use"
 				if len(dropped) > 0 {
+					slices.Sort(dropped)
+					list := strings.Trim(fmt.Sprint(dropped), "[]")
+					if ok, err := really.ask(cmd, output, "backups that are sealed with key "+list+" cannot be read without a copy of the file"); !ok {
+						return err
+					}
 					if err := kept.Replace(path); err != nil {
 						return err
 					}
-					slices.Sort(dropped)
-					line = fmt.Sprintf("dropped key %s; next: the file to every relay, SIGHUP", strings.Trim(fmt.Sprint(dropped), "[]"))
+					line = fmt.Sprintf("dropped key %s; next: the file to every relay, SIGHUP", list)
 				}
 				return reportKeyset(cmd, output, line, path, kept)
 			})
 		},
 	}
 	keyFileFlag(c, &path)
+	really.flags(c)
 	addOutput(c, &output)
 	return c
 }

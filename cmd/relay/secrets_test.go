@@ -125,9 +125,9 @@ func TestSecretsSeal_SealsWhatIsThereAndCanBeRunAgain(t *testing.T) {
 
 	// The old key goes when nothing needs it.
 	s.relay("secrets", "rotate-key", "--key-file", path).exits(0)
-	s.relay("secrets", "drop-keys", "--key-file", path).exits(0).quiet().says("no key is dropped")
+	s.relay("secrets", "drop-keys", "--key-file", path, "--yes").exits(0).quiet().says("no key is dropped")
 	s.relay("secrets", "seal").exits(0).quiet().says("3 subscriptions sealed")
-	s.relay("secrets", "drop-keys", "--key-file", path).exits(0).quiet().says("dropped key ", fmt.Sprint(set.Keys()[0].ID))
+	s.relay("secrets", "drop-keys", "--key-file", path, "--yes").exits(0).quiet().says("dropped key ", fmt.Sprint(set.Keys()[0].ID))
 	s.relay("subscriptions", "show", a).exits(0).quiet().says("sealed with key ")
 
 	// A sealed secret cannot be moved, and what does not open is left alone.

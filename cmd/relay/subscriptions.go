@@ -141,7 +141,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&key, "secret", "", "secret to sign with; other users of the machine may see a command line: prefer --secret-file")
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
 	f.Float64Var(&rate, "rate-limit", 0, "attempts a second that it gets at most, 0.01 to 1000; 0: as many as it takes")
-	f.DurationSliceVar(&waits, "retry-schedule", nil, "wait before each attempt, as many attempts as items, such as 0s,5s,1m (default: deliver.retry.schedule)")
+	durationsFlag(f, &waits, "retry-schedule", "wait before each attempt, as many attempts as items, such as 0s,5s,1m (default: deliver.retry.schedule)")
 	f.StringVar(&headersFile, "headers-file", "", "file with headers that its webhooks have besides ours, a line each: Name: value")
 	f.StringVar(&certificateFile, "client-certificate", "", "file with a certificate (PEM) that its receiver is shown where it asks for one, and behind it those that lead to its authority")
 	f.StringVar(&certificateKey, "client-key", "", "file with the key of --client-certificate (PEM)")
@@ -434,12 +434,22 @@ func withSubscription(cmd *cobra.Command, arg string, f func(context.Context, *c
 }
 
 func newSubscriptionsRemove() *cobra.Command {
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "remove ID", Short: "Remove a subscription; what waits for it is cancelled", Args: cobra.ExactArgs(1),
-		Example: "  relay subscriptions remove 01a21045-e54f-72f6-866b-2636175a6f62",
+		Example: "  relay subscriptions remove 01a21045-e54f-72f6-866b-2636175a6f62 --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, store deliver.Subscriptions, s *deliver.Subscription) error {
+				waiting, err := store.Waiting(ctx, s.ID)
+				if err != nil {
+					return err
+				}
+				lost := fmt.Sprintf("subscription %s of %s to %s is gone for good when removed, with its secret, and %d deliveries that wait are cancelled",
+					s.ID, printable(s.TenantID), printable(s.URL), waiting)
+				if ok, err := really.ask(cmd, output, lost); !ok {
+					return err
+				}
 				if err := store.Remove(ctx, s.ID); err != nil {
 					return err
 				}
@@ -447,6 +457,7 @@ func newSubscriptionsRemove() *cobra.Command {
 			})
 		},
 	}
+	really.flags(c)
 	addOutput(c, &output)
 	return c
 }

@@ -113,12 +113,17 @@ func TestSubscriptions_AreListedShownSwitchedAndRemoved(t *testing.T) {
 	s.exec("INSERT INTO relay.failing VALUES ($1, '2026-01-02T03:04:05Z', NULL)", a)
 	s.relay("subscriptions", "list").exits(0).says("failing", "2026-01-02 03:04:05.000Z")
 	s.relay("subscriptions", "show", a).exits(0).says("failing", "2026-01-02 03:04:05.000Z", "disabled after 2026-01-07 03:04:05.000Z")
-	s.relay("subscriptions", "remove", a).exits(0).quiet().says("removed " + a)
+	s.relay("subscriptions", "remove", a).exits(exitUsage).complains("subscription "+a+" of acme to https://a.example/x is gone for good", "0 deliveries that wait", "add --yes")
+	s.relay("subscriptions", "remove", a, "--dry-run").exits(0).quiet().says("is gone for good")
+	if n := s.text("SELECT count(*)::text FROM relay.subscriptions"); n != "2" {
+		t.Errorf("%s subscriptions are left without --yes, want 2", n)
+	}
+	s.relay("subscriptions", "remove", a, "--yes").exits(0).quiet().says("removed " + a)
 	var removed struct {
 		ID      string
 		Removed bool
 	}
-	s.relay("subscriptions", "remove", b, "-o", "json").exits(0).decode(&removed)
+	s.relay("subscriptions", "remove", b, "--yes", "-o", "json").exits(0).decode(&removed)
 	if removed.ID != b || !removed.Removed {
 		t.Errorf("got %+v", removed)
 	}
@@ -243,7 +248,7 @@ func TestSubscriptions_ChangesByCommandAndBySQLAreOnRecordWithoutSecrets(t *test
 	s.relay("subscriptions", "rotate-secret", id, "--stage").exits(0)
 	s.exec("UPDATE relay.subscriptions SET url = 'https://other.example.com'")
 	s.exec("UPDATE relay.subscriptions SET previous_secret = NULL") // changes nothing
-	s.relay("subscriptions", "remove", id).exits(0)
+	s.relay("subscriptions", "remove", id, "--yes").exits(0)
 	got := s.text(`SELECT string_agg(actor || ' ' || action || ' ' || coalesce(before ->> 'url', '-') || ' ' || coalesce(after ->> 'url', '-'), ', ' ORDER BY id)
 		FROM relay.changes WHERE tenant_id = 'acme' AND target = '` + id + `'`)
 	const x, y = "https://hooks.example.com/x", "https://other.example.com"

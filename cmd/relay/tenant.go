@@ -27,7 +27,7 @@ const erasePatience = 30 * time.Second
 
 func newTenantErase() *cobra.Command {
 	var t erase.Tenant
-	var dryRun, yes bool
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "erase --tenant T [--dry-run] [--outbox] [--yes]", Short: "Erase all that is kept of a tenant, for good", Args: cobra.NoArgs,
@@ -39,11 +39,8 @@ func newTenantErase() *cobra.Command {
 			"subscriptions for the tenant first. Backups, logs and what receivers have got are not reached.",
 		Example: "  relay tenant erase --tenant acme --dry-run\n  relay tenant erase --tenant acme --outbox --yes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case t.Name == "":
+			if t.Name == "" {
 				return usageError{errors.New("--tenant is required")}
-			case dryRun && yes:
-				return usageError{errors.New("--dry-run and --yes exclude each other")}
 			}
 			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				if t.Outbox && cfg.Outbox.Table != outbox.EraseTable {
@@ -51,12 +48,12 @@ func newTenantErase() *cobra.Command {
 				}
 				t.DB, t.Patience = db, erasePatience
 				t.Settle = cfg.Deliver.HandoverAfter + 2*cfg.Deliver.Record.Interval + time.Second
-				if dryRun || !yes {
+				if !really.yes {
 					r, err := t.Count(ctx)
 					if err != nil {
 						return err
 					}
-					if r.Rows() > 0 && !dryRun {
+					if r.Rows() > 0 && !really.dryRun {
 						return usageError{fmt.Errorf("%s; they would be erased for good: add --yes", erasedLine(&r))}
 					}
 					return sayErased(cmd, output, &t, true, r)
@@ -72,8 +69,7 @@ func newTenantErase() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&t.Name, "tenant", "", "tenant to erase")
 	f.BoolVar(&t.Outbox, "outbox", false, "its rows of outbox.events too")
-	f.BoolVar(&dryRun, "dry-run", false, "only count")
-	f.BoolVar(&yes, "yes", false, "really; without it nothing is erased")
+	really.flags(c)
 	waitFlag(c, &t.Wait)
 	addOutput(c, &output)
 	return c

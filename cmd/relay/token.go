@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/duration"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -78,15 +79,7 @@ func expiry(span string, now time.Time) (time.Time, error) {
 	if span == "" {
 		return time.Time{}, nil
 	}
-	var d time.Duration
-	var err error
-	if days, ok := strings.CutSuffix(span, "d"); ok {
-		var n uint64
-		n, err = strconv.ParseUint(days, 10, 16)
-		d = time.Duration(n) * 24 * time.Hour // 16 bits
-	} else {
-		d, err = time.ParseDuration(span)
-	}
+	d, err := duration.Parse(span)
 	if err != nil || d <= 0 {
 		return time.Time{}, usageError{fmt.Errorf("--expires %q: expected a time span such as 90d or 12h", span)}
 	}
@@ -131,18 +124,25 @@ func tokenState(t *token.Token, now time.Time) string {
 }
 
 func newTokenRevoke() *cobra.Command {
+	var really sure
 	var output string
 	c := &cobra.Command{
 		Use: "revoke ID...", Short: "Revoke tokens, for good", Args: cobra.MinimumNArgs(1),
 		Long:    "Revoke tokens. Relays that run refuse them within " + token.CacheFor.String() + ". It cannot be undone: create a new one.",
-		Example: "  relay token revoke 01a21045-e54f-72f6-866b-2636175a6f62",
+		Example: "  relay token revoke 01a21045-e54f-72f6-866b-2636175a6f62 --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withDatabase(cmd, func(ctx context.Context, _ *config.Config, db *pgxpool.Pool) error {
-				for _, a := range args {
-					id, err := parseID("token", a)
-					if err != nil {
+				ids := make([]uuid.UUID, len(args))
+				for i, a := range args {
+					var err error
+					if ids[i], err = parseID("token", a); err != nil {
 						return err
 					}
+				}
+				if ok, err := really.ask(cmd, output, "calls with these tokens fail for good when they are revoked: "+strings.Join(args, ", ")); !ok {
+					return err
+				}
+				for _, id := range ids {
 					if err := (token.Store{DB: db}).Revoke(ctx, id); err != nil {
 						return err
 					}
@@ -154,6 +154,7 @@ func newTokenRevoke() *cobra.Command {
 			})
 		},
 	}
+	really.flags(c)
 	addOutput(c, &output)
 	return c
 }

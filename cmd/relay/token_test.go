@@ -54,13 +54,17 @@ func TestTokenCreate_PrintsATokenOnceThatTheRelayTakes(t *testing.T) {
 	if !strings.Contains(list, "tenant-read") || !strings.Contains(list, "the shop") || strings.Count(list, "good") != 3 {
 		t.Errorf("%s", list)
 	}
-	s.relay("token", "revoke", made.ID.String()).exits(0).quiet()
+	s.relay("token", "revoke", made.ID.String()).exits(exitUsage).complains(made.ID.String(), "add --yes")
+	if got := status("POST", made.Text); got != 201 {
+		t.Errorf("status %d after a revocation without --yes", got)
+	}
+	s.relay("token", "revoke", made.ID.String(), "--yes").exits(0).quiet()
 	began := time.Now()
 	s.eventually("the relay refuses it", func() bool { return status("POST", made.Text) == 401 })
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("a revocation took %s", took)
 	}
-	s.relay("token", "revoke", "01a21045-e54f-72f6-866b-2636175a6f62").exits(exitFailed).complains("no such token")
+	s.relay("token", "revoke", "01a21045-e54f-72f6-866b-2636175a6f62", "--yes").exits(exitFailed).complains("no such token")
 }
 
 func TestTokenCreate_SaysWhatIsWrong(t *testing.T) {
@@ -72,14 +76,14 @@ func TestTokenCreate_SaysWhatIsWrong(t *testing.T) {
 		"--tenant acme --expires soon":            `--expires "soon": expected a time span such as 90d or 12h`,
 		"--tenant acme --expires 0d":              "expected a time span",
 		"--tenant acme --expires -1h":             "expected a time span",
-		"--tenant acme --expires 1.5d":            "expected a time span",
+		"--tenant acme --expires 1.5y":            "expected a time span",
 		"--tenant " + strings.Repeat("x", 256):    "expected up to 255 bytes",
 		"--tenant acme --expires 99999999999999d": "expected a time span",
 	} {
 		call(t, append([]string{"token", "create"}, strings.Fields(args)...)...).exits(exitUsage).complains(want)
 	}
 	call(t, "token", "revoke").exits(exitUsage)
-	call(t, "token", "revok", "x").exits(exitUsage).complains("did you mean revoke?")
+	call(t, "token", "revok", "x").exits(exitUsage).complains("did you mean `relay token revoke`?")
 }
 
 func TestStatus_ShowsAnOperatorsTokenWhereTheRelayWantsOne(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/duration"
 	"github.com/outbox-relay/relay/internal/signature"
 )
 
@@ -114,7 +115,7 @@ func view(s *deliver.Subscription) Subscription {
 		v.RateLimit = &rate
 	}
 	for _, d := range s.RetrySchedule {
-		v.RetrySchedule = append(v.RetrySchedule, d.String())
+		v.RetrySchedule = append(v.RetrySchedule, duration.Format(d))
 	}
 	return v
 }
@@ -176,7 +177,7 @@ func patterns(event string, events []string) ([]string, error) {
 func schedule(list []string) ([]time.Duration, error) {
 	var out []time.Duration
 	for i, text := range list {
-		d, err := time.ParseDuration(text)
+		d, err := duration.Parse(text)
 		if err != nil {
 			d = -1 // which is none either
 		}

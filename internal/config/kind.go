@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	durations "github.com/outbox-relay/relay/internal/duration"
 	secrets "github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -30,12 +31,12 @@ type kind[T any] struct {
 
 // duration is a time with a unit, between two bounds that belong to it.
 func duration(low, high time.Duration) kind[time.Duration] {
-	expected := fmt.Sprintf("a duration with its unit between %s and %s", formatDuration(low), formatDuration(high))
+	expected := fmt.Sprintf("a duration with its unit between %s and %s", durations.Format(low), durations.Format(high))
 	return kind[time.Duration]{
 		expected: expected,
 		parse: func(s string) (time.Duration, *mismatch) {
-			d, err := time.ParseDuration(s)
-			if err != nil || unitless(s) {
+			d, err := durations.Parse(s)
+			if err != nil {
 				return 0, &mismatch{nearest: nearestDuration(s, low, high)}
 			}
 			if d < low || d > high {
@@ -43,49 +44,35 @@ func duration(low, high time.Duration) kind[time.Duration] {
 			}
 			return d, nil
 		},
-		text:  formatDuration,
-		plain: func(d time.Duration) any { return formatDuration(d) },
+		text:  durations.Format,
+		plain: func(d time.Duration) any { return durations.Format(d) },
 		schema: map[string]any{
 			"type":    "string",
-			"pattern": `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`,
+			"pattern": `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d|w))+$`,
 		},
 	}
 }
 
-func unitless(s string) bool {
-	return s != "" && strings.ContainsRune("0123456789.", rune(s[len(s)-1]))
-}
-
-// nearestDuration guesses what was meant by a number without unit, and by days and weeks, which
-// time.ParseDuration leaves out because of their uneven lengths.
+// nearestDuration guesses what was meant by a number without unit, and by one with a blank or the word for days and weeks.
 func nearestDuration(s string, low, high time.Duration) string {
 	unit := time.Second
-	switch {
-	case strings.HasSuffix(s, "d"):
-		s, unit = s[:len(s)-1], 24*time.Hour
-	case strings.HasSuffix(s, "w"):
-		s, unit = s[:len(s)-1], 7*24*time.Hour
+	for _, long := range []struct {
+		suffix string
+		unit   time.Duration
+	}{{"days", durations.Day}, {"day", durations.Day}, {"d", durations.Day}, {"weeks", durations.Week}, {"week", durations.Week}, {"w", durations.Week}} {
+		if rest, ok := strings.CutSuffix(s, long.suffix); ok {
+			s, unit = rest, long.unit
+			break
+		}
 	}
 	n, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
 	if err != nil || math.IsNaN(n) || n < 0 || n > float64(math.MaxInt64/unit) {
 		return ""
 	}
 	if d := time.Duration(n * float64(unit)); d >= low && d <= high {
-		return formatDuration(d)
+		return durations.Format(d)
 	}
 	return ""
-}
-
-// formatDuration is String without the zero units at its end: 168h, not 168h0m0s.
-func formatDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 // size is a Size between two bounds that belong to it.

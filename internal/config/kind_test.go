@@ -42,13 +42,14 @@ func TestDuration_NeedsAUnitAndGuessesWhatWasMeant(t *testing.T) {
 	k := duration(0, math.MaxInt64)
 	for text, want := range map[string]time.Duration{
 		"250ms": 250 * time.Millisecond, "72h": 72 * time.Hour, "1h30m": 90 * time.Minute, "0s": 0, "1.5s": 1500 * time.Millisecond,
+		"2d": 48 * time.Hour, "2w": 336 * time.Hour,
 	} {
 		if got, m := k.parse(text); m != nil || got != want {
 			t.Errorf("%s: got %s, %+v", text, got, m)
 		}
 	}
 	for text, near := range map[string]string{
-		"0": "0s", "15": "15s", "1.5": "1.5s", "2d": "48h", "2w": "336h", "90 d": "2160h", "": "", "x": "", "-1": "", "1e300": "",
+		"0": "0s", "15": "15s", "1.5": "1.5s", "2 days": "48h", "2 weeks": "336h", "90 d": "2160h", "": "", "x": "", "-1": "", "1e300": "",
 		"nan": "", "1y": "", "-1s": "",
 	} {
 		if got, m := k.parse(text); m == nil || m.nearest != near {

@@ -19,6 +19,7 @@ type Record struct {
 	ID             uuid.UUID  `json:"id"`
 	EventID        uuid.UUID  `json:"event_id"`
 	SubscriptionID uuid.UUID  `json:"subscription_id"`
+	URL            *string    `json:"url"` // of the subscription now; nil: it was removed
 	TenantID       string     `json:"tenant_id"`
 	Event          string     `json:"event"`
 	AggregateType  string     `json:"aggregate_type"`
@@ -278,7 +279,7 @@ func scanRecord(row pgx.CollectableRow) (Record, error) {
 	var d Record
 	err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
 		&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay, &d.Sequence, &d.XID, &d.commitLSN)
+		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay, &d.Sequence, &d.XID, &d.commitLSN, &d.URL)
 	if d.Status == StatusDelivered {
 		d.DeliveredAt = d.EndedAt
 	}

@@ -80,7 +80,7 @@ func (r Replays) Ask(ctx context.Context, q ReplayRequest) (id int64, already bo
 		case errors.Is(err, pgx.ErrNoRows):
 			continue // it has just ended, or the subscription has
 		case err == nil && spec != q.Spec:
-			return 0, false, fmt.Errorf("replay %d of this subscription %w, for another request; wait for it, or `relay replay cancel %d`",
+			return 0, false, fmt.Errorf("replay %d of this subscription %w, for another request; wait for it, or `relay replay cancel %d --yes`",
 				id, ErrReplayRuns, id)
 		case err == nil:
 			return id, true, nil

@@ -29,6 +29,7 @@ var (
 	sqlSetCertificate     = query("subscription_certificate")
 	sqlSomeSubscriptions  = sqlSubscriptions + "WHERE s.id = ANY ($1) ORDER BY s.id"
 	sqlRemoveSubscription = query("subscription_remove")
+	sqlWaiting            = query("waiting")
 	sqlSwitchSubscription = query("subscription_switch")
 )
 
@@ -185,6 +186,15 @@ func (s Subscriptions) sealOptional(text secret.Secret, place string) (*string, 
 	}
 	stored, err := s.Keys.Seal(text, place)
 	return &stored, err
+}
+
+// Waiting counts the deliveries that wait for a subscription in the table. What is in memory only is not among them.
+func (s Subscriptions) Waiting(ctx context.Context, id uuid.UUID) (int64, error) {
+	var n int64
+	if err := s.DB.QueryRow(ctx, sqlWaiting, id).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count what waits for subscription %s: %w", id, err)
+	}
+	return n, nil
 }
 
 // Remove deletes a subscription. What waits for it is cancelled by the relay.

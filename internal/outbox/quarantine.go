@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,6 +45,53 @@ const quarantineColumns = "id, reason, detail, event_id, tenant_id, event_type, 
 
 func (q *Quarantined) fields() []any {
 	return []any{&q.ID, &q.Reason, &q.Detail, &q.EventID, &q.TenantID, &q.EventType, &q.CommittedAt, &q.CommitLSN, &q.RowIndex}
+}
+
+// typeMember is how EncodeRow writes the type of a column. No text has it: quotes in a text are escaped.
+var typeMember = regexp.MustCompile(`"type":([0-9]{1,10})(?:,"modifier":(-?[0-9]{1,10}))?`)
+
+// NameTypes puts the names of types where a row that EncodeRow wrote has their numbers, for people to read. A type that is no
+// longer there keeps its number.
+func (q Quarantine) NameTypes(ctx context.Context, raw []byte) ([]byte, error) {
+	var oids, modifiers []int64
+	for _, m := range typeMember.FindAllSubmatch(raw, -1) {
+		oid, err := strconv.ParseInt(string(m[1]), 10, 64)
+		if err != nil || oid > math.MaxUint32 {
+			continue
+		}
+		modifier, err := strconv.ParseInt(string(m[2]), 10, 32)
+		if err != nil {
+			modifier = -1
+		}
+		oids, modifiers = append(oids, oid), append(modifiers, modifier)
+	}
+	if len(oids) == 0 {
+		return raw, nil
+	}
+	rows, err := q.DB.Query(ctx, `SELECT t.oid::bigint, m.modifier, format_type(t.oid, m.modifier::integer)
+		FROM unnest($1::bigint[], $2::bigint[]) AS m(type, modifier) JOIN pg_catalog.pg_type t ON t.oid = m.type::oid`, oids, modifiers)
+	if err != nil {
+		return nil, fmt.Errorf("name types of the row: %w", err)
+	}
+	names := make(map[string]string)
+	var oid, modifier int64
+	var name string
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &modifier, &name}, func() error {
+		key := fmt.Sprintf(`"type":%d`, oid)
+		if modifier != -1 {
+			key += fmt.Sprintf(`,"modifier":%d`, modifier)
+		}
+		names[key] = name
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("name types of the row: %w", err)
+	}
+	return typeMember.ReplaceAllFunc(raw, func(member []byte) []byte {
+		if name, ok := names[string(member)]; ok {
+			return appendText(nil, "type", name)
+		}
+		return member
+	}), nil
 }
 
 // List returns quarantined rows, oldest first, without their bytes.

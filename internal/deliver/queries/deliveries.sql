@@ -1,6 +1,6 @@
 -- What waits and what ended, newest first, between two ids. The bounds on created_at say the same as those on id,
 -- of which it is the beginning; they are there for the partitions.
-SELECT * FROM (
+SELECT u.*, s.url FROM (
     (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
             CASE WHEN p.dead_at IS NULL THEN 'PENDING' ELSE 'DEAD' END AS status, p.attempts, p.last_error,
             p.last_status, p.created_at, p.dead_at AS ended_at, p.next_attempt_at,
@@ -26,4 +26,5 @@ SELECT * FROM (
         AND d.id >= $5 AND d.id < $6 AND d.created_at >= $7 AND d.created_at < $8
       ORDER BY d.id DESC LIMIT $9)
 ) AS u
- ORDER BY id DESC LIMIT $9
+  LEFT JOIN relay.subscriptions s ON s.id = u.subscription_id
+ ORDER BY u.id DESC LIMIT $9
