@@ -15,7 +15,14 @@ SOAK_SEED ?= 0
 SOAK_ARGS ?=
 # What `make mutants` gives to test/ledger, for example MUTANT_ARGS='-only keepalive'.
 MUTANT_ARGS ?=
+# The time limit of one package, and of one package beside other load.
 TEST_TIMEOUT ?= 12m
+test-loaded: TEST_TIMEOUT = 40m
+# How often `make test-loaded` runs all tests.
+RUNS ?= 5
+# What `make test` runs: each command, also after one has failed.
+SUITE = -- $(GO) test $(RACE) -count=1 -timeout $(TEST_TIMEOUT) $(TEST_ARGS) ./... \
+	-- $(GO) test -tags faultpoints ./internal/faultpoint
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := help
@@ -35,17 +42,20 @@ demo: ensure-postgres build ## watch rows become webhooks: throw-away PostgreSQL
 	@bin/relay dev $(DEMO_ARGS)
 
 .PHONY: test
-test: ensure-postgres ensure-test-tools ## run all tests against real PostgreSQL, with the race detector
-	$(GO) test $(RACE) -count=1 -timeout $(TEST_TIMEOUT) $(TEST_ARGS) ./...
-	$(GO) test -tags faultpoints ./internal/faultpoint
+test: ensure-postgres ensure-test-tools suite ## run all tests against real PostgreSQL, with the race detector
+	@bin/suite $(SUITE)
+
+.PHONY: test-loaded
+test-loaded: ensure-postgres ensure-test-tools suite ## run all tests RUNS (5) times while something else keeps every core busy
+	@bin/suite -load -runs $(RUNS) $(SUITE)
 
 .PHONY: test-matrix
-test-matrix: ensure-postgres ensure-test-tools ## run what touches PostgreSQL on 15 to 18, and the tests that need several servers
+test-matrix: ensure-postgres ensure-test-tools suite ## run what touches PostgreSQL on 15 to 18, and the tests that need several servers
 	@RACE='$(RACE)' scripts/test-matrix.sh $(TEST_ARGS)
 
 .PHONY: race
-race: ensure-postgres ensure-test-tools ## run all tests three times in random order, with the race detector
-	$(GO) test -race -count=3 -shuffle=on -timeout 40m $(TEST_ARGS) ./...
+race: ensure-postgres ensure-test-tools suite ## run all tests three times in random order, with the race detector
+	@bin/suite -- $(GO) test -race -count=3 -shuffle=on -timeout 40m $(TEST_ARGS) ./...
 
 .PHONY: fuzz
 fuzz: ensure-postgres ## fuzz every parser for FUZZTIME (30s) each
@@ -69,15 +79,7 @@ mutants: ensure-postgres ensure-compiler ## plant each known defect into the rel
 
 .PHONY: lint
 lint: ## check format, go vet (macOS too), staticcheck and gosec
-	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w is needed on:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet ./...
-	$(GO) vet -tags matrix ./...
-	$(GO) vet -tags faultpoints ./cmd/... ./internal/...
-	GOOS=darwin GOARCH=arm64 $(GO) vet ./internal/pgcluster/...
-	$(GO) tool -modfile=tools/go.mod staticcheck -tags matrix ./...
-	$(GO) -C tools vet ./...
-	$(GO) -C tools test ./...
-	$(GO) -C tools run ./gosec ../cmd/... ../internal/... ../sql/...
+	@scripts/lint.sh
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what the binary calls; needs a network, or GOVULNDB
@@ -88,7 +90,8 @@ sbom: build ## write bin/relay.cdx.json, which names all that bin/relay is built
 	$(GO) -C tools run ./sbom -version "$(VERSION)" ../bin/relay >bin/relay.cdx.json
 
 .PHONY: verify
-verify: lint test ## lint and test, as the continuous integration does
+verify: ## lint and test, as the continuous integration does
+	@.ci/run
 
 .PHONY: clean
 clean: ## remove what the other targets made
@@ -101,6 +104,10 @@ ensure-postgres:
 .PHONY: ensure-test-tools
 ensure-test-tools:
 	@scripts/ensure-test-tools.sh
+
+.PHONY: suite
+suite:
+	@$(GO) build -buildvcs=false -o bin/suite ./test/suite
 
 .PHONY: ensure-compiler
 ensure-compiler:

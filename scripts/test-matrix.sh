@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the tests that touch PostgreSQL on each major in turn, then those that need several servers (build tag matrix):
 # scripts/test-matrix.sh [go test arguments]. MAJORS="17 18" chooses among them; the distribution's is called "own".
+# It ends with the names of what failed.
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -12,7 +13,9 @@ servers=$(scripts/ensure-postgres-versions.sh)
 own=$(scripts/ensure-postgres.sh | sed -n 's/^PostgreSQL: //p')
 packages=$(grep -rlE 'internal/pgcluster|RELAY_PG_BIN' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 
-status=0
+more=$*
+set -- # the commands, each after "--"
+set -f # no argument is a pattern of files
 for major in $majors; do
     tags=
     on=$packages
@@ -33,9 +36,9 @@ for major in $majors; do
         fi
         ;;
     esac
-    echo "== $major: $("$bin/postgres" --version)"
+    echo "$major: $("$bin/postgres" --version)"
     # Word splitting is meant: packages and flags.
     # shellcheck disable=SC2086
-    RELAY_PG_BIN=$bin $go test $race -count=1 -timeout "$timeout" $tags "$@" $on || status=1
+    set -- "$@" -- env "RELAY_PG_BIN=$bin" "$go" test $race -count=1 -timeout "$timeout" $tags $more $on
 done
-exit "$status"
+exec bin/suite "$@"
