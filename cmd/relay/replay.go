@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -101,14 +102,16 @@ func (a *replayArgs) check() (uuid.UUID, error) {
 
 // replayed is the answer of `relay replay`.
 type replayed struct {
-	ID             *int64               `json:"id"` // nil: nothing was asked for
-	AlreadyRunning bool                 `json:"already_running"`
-	SubscriptionID string               `json:"subscription_id"`
-	From           time.Time            `json:"from"`
-	To             time.Time            `json:"to"`
-	Rate           int                  `json:"rate"`
-	Found          int64                `json:"found"`
-	Events         []daemon.ReplayCount `json:"events"`
+	ID             *int64                `json:"id"` // nil: nothing was asked for
+	AlreadyRunning bool                  `json:"already_running"`
+	SubscriptionID string                `json:"subscription_id"`
+	From           time.Time             `json:"from"`
+	To             time.Time             `json:"to"`
+	Rate           int                   `json:"rate"`
+	Found          int64                 `json:"found"` // those that it would skip are among them
+	Events         []deliver.ReplayCount `json:"events"`
+	Skipped        int64                 `json:"skipped"`
+	Skips          []deliver.ReplaySkip  `json:"skips"` // the first of those
 }
 
 func replay(cmd *cobra.Command, a *replayArgs) error {
@@ -144,13 +147,12 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 		if err != nil {
 			return err
 		}
-		if out.Events, err = (daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}).Count(ctx, sub, a.events, out.From, out.To); err != nil {
+		found, err := daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}.Count(ctx, sub, a.events, out.From, out.To)
+		if err != nil {
 			return err
 		}
-		for _, e := range out.Events {
-			out.Found += e.Rows
-		}
-		if !a.dryRun && out.Found > 0 {
+		out.Events, out.Found, out.Skipped, out.Skips = found.Events, found.Rows, found.Skipped, found.Skips
+		if !a.dryRun && out.Found > out.Skipped {
 			id, already, err := (deliver.Replays{DB: db}).Ask(ctx, deliver.ReplayRequest{Subscription: id, Events: a.events,
 				From: out.From, To: out.To, Rate: out.Rate, Found: out.Found,
 				Spec: strings.Join(append([]string{a.from, a.to}, a.events...), " ")})
@@ -181,17 +183,41 @@ func printReplayed(cmd *cobra.Command, a *replayArgs, sub *deliver.Subscription,
 	if err := table(cmd.OutOrStdout(), "EVENT ROWS", append(rows, []string{"all", strconv.FormatInt(out.Found, 10)})); err != nil {
 		return err
 	}
+	if err := printSkips(cmd.OutOrStdout(), out.Skipped, out.Skips); err != nil {
+		return err
+	}
 	line := "nothing is retained that it would send"
 	switch {
 	case out.ID != nil && out.AlreadyRunning:
 		line = fmt.Sprintf("replay %d of this request is running already", *out.ID)
 	case out.ID != nil:
 		line = fmt.Sprintf("replay %d: %d a second; relay replay show %d", *out.ID, out.Rate, *out.ID)
+	case out.Found > 0 && out.Found == out.Skipped:
+		line = "not asked for: it would skip every row"
 	case out.Found > 0:
 		line = fmt.Sprintf("not asked for; at %d a second it takes %s", out.Rate, (time.Duration(out.Found/int64(out.Rate)) * time.Second).String())
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), line)
 	return err
+}
+
+// printSkips lists rows that a replay skips, of so many in all.
+func printSkips(w io.Writer, all int64, skips []deliver.ReplaySkip) error {
+	if len(skips) == 0 {
+		return nil
+	}
+	rows := make([][]string, len(skips))
+	for i, s := range skips {
+		rows[i] = []string{printable(s.EventID), s.Reason, printable(s.Detail)}
+	}
+	if err := table(w, "SKIPPED REASON DETAIL", rows); err != nil {
+		return err
+	}
+	if more := all - int64(len(skips)); more > 0 {
+		_, err := fmt.Fprintf(w, "and %d more\n", more)
+		return err
+	}
+	return nil
 }
 
 // followReplay shows a replay's progress until it is over.
@@ -213,6 +239,8 @@ func followReplay(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, id 
 			return fmt.Errorf("replay %d was cancelled: %s", id, orDash(r.Detail))
 		case r.State == deliver.ReplayDone && r.Dead > 0:
 			return fmt.Errorf("%d of %d deliveries died; relay deliveries list --status DEAD --subscription %s", r.Dead, r.Queued, r.SubscriptionID)
+		case r.State == deliver.ReplayDone && r.Delivered == 0:
+			return fmt.Errorf("replay %d: %s; relay replay show %d", id, orDash(r.Detail), id)
 		case r.State == deliver.ReplayDone:
 			return nil
 		}
@@ -231,13 +259,13 @@ func replayProgress(r *deliver.ReplayRecord) string {
 	for _, part := range []struct {
 		n    int64
 		what string
-	}{{r.Waiting(), "waiting"}, {r.Dead, "dead"}, {r.Cancelled, "cancelled"}, {r.Skipped, "skipped, being no events or gone"}} {
+	}{{r.Waiting(), "waiting"}, {r.Dead, "dead"}, {r.Cancelled, "cancelled"}, {r.Skipped, "skipped"}} {
 		if part.n > 0 {
 			line += fmt.Sprintf(", %d %s", part.n, part.what)
 		}
 	}
 	switch {
-	case r.State == deliver.ReplayCancelled && r.Detail != nil:
+	case r.State != deliver.ReplayRunning && r.Detail != nil:
 		line += "; " + *r.Detail
 	case r.Cancelling:
 		line += "; is to be cancelled by the next relay that leads"
@@ -313,11 +341,14 @@ func newReplayShow() *cobra.Command {
 				if events == "" {
 					events = "all of the subscription"
 				}
-				return text(cmd.OutOrStdout(), [2]string{"id", args[0]}, [2]string{"subscription", r.SubscriptionID.String()},
+				if err := text(cmd.OutOrStdout(), [2]string{"id", args[0]}, [2]string{"subscription", r.SubscriptionID.String()},
 					[2]string{"tenant", printable(r.TenantID)}, [2]string{"events", printable(events)}, [2]string{"from", stamp(&r.From)},
 					[2]string{"to", stamp(&r.To)}, [2]string{"rate", strconv.Itoa(r.Rate) + "/s"}, [2]string{"progress", replayProgress(r)},
 					[2]string{"detail", orDash(r.Detail)}, [2]string{"asked", stamp(&r.CreatedAt)}, [2]string{"last step", stamp(&r.UpdatedAt)},
-					[2]string{"ended", stamp(r.EndedAt)})
+					[2]string{"ended", stamp(r.EndedAt)}); err != nil {
+					return err
+				}
+				return printSkips(cmd.OutOrStdout(), r.Skipped, r.Skips)
 			})
 		},
 	}

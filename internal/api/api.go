@@ -65,8 +65,8 @@ type Options struct {
 	Keys     func() *secret.Keyring         // seals the secrets of subscriptions; nil: they stay as they are
 	// Post sends a test event to a subscription's endpoint. Its error is of the subscription, not of the endpoint.
 	Post func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error)
-	// CountReplay tells how many retained rows a replay would send, by type of event.
-	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error)
+	// CountReplay looks for the retained rows that a replay would send.
+	CountReplay func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (deliver.ReplayFound, error)
 	// Latest returns the events of a tenant that were written last, newest first, up to a number.
 	Latest func(ctx context.Context, tenant string, number int) ([]outbox.Event, error)
 	// Bodies returns the bodies of deliveries, by their ids, as far as the outbox retains what they were made of.

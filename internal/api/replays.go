@@ -30,13 +30,30 @@ type Replay struct {
 	State          string     `json:"state" enum:"RUNNING,DONE,CANCELLED"`
 	Found          int64      `json:"found" doc:"Rows that matched when it was asked for."`
 	Queued         int64      `json:"queued" doc:"Those that are deliveries by now."`
-	Skipped        int64      `json:"skipped" doc:"Those that are no events, say nothing, or were gone."`
+	Skipped        int64      `json:"skipped" doc:"Those that never were events, say that nothing changed, or were gone."`
 	Delivered      int64      `json:"delivered"`
 	Dead           int64      `json:"dead"`
 	Cancelled      int64      `json:"cancelled"`
 	CreatedAt      time.Time  `json:"created_at"`
 	EndedAt        *time.Time `json:"ended_at"`
+	Detail         *string    `json:"detail" doc:"Why it ended without delivering anything, or was cancelled."`
+	Skips          []Skip     `json:"skips" nullable:"false" doc:"The first rows that it skipped, at most 100."`
 	number         int64
+}
+
+// Skip is a row that a replay skips.
+type Skip struct {
+	EventID string `json:"event_id"`
+	Reason  string `json:"reason" doc:"quarantined, discarded: it never was an event; suppressed: it says that nothing changed; gone: the outbox does not hold it any more; or why it cannot be read."`
+	Detail  string `json:"detail"`
+}
+
+func skips(list []deliver.ReplaySkip) []Skip {
+	out := make([]Skip, len(list))
+	for i, s := range list {
+		out[i] = Skip(s)
+	}
+	return out
 }
 
 // NewReplay is what a replay is made of.
@@ -50,9 +67,11 @@ type NewReplay struct {
 
 // ReplayAnswer says what a replay found, and which it is.
 type ReplayAnswer struct {
-	Found  int64            `json:"found" doc:"Retained rows that match. Rows that turn out to be no events are among them."`
-	Events map[string]int64 `json:"events" doc:"The same by type of event." nullable:"false"`
-	Replay *Replay          `json:"replay" doc:"Null: a dry run, or there is nothing to send."`
+	Found   int64            `json:"found" doc:"Retained rows that match. Rows that it would skip are among them."`
+	Events  map[string]int64 `json:"events" doc:"The same by type of event." nullable:"false"`
+	Skipped int64            `json:"skipped" doc:"Those of them that it would skip."`
+	Skips   []Skip           `json:"skips" nullable:"false" doc:"The first of those, at most 100."`
+	Replay  *Replay          `json:"replay" doc:"Null: a dry run, or there is nothing to send."`
 }
 
 type (
@@ -134,13 +153,12 @@ func (s *server) createReplay(ctx context.Context, c *caller, in *newReplayInput
 	defer done()
 	events := slices.Compact(slices.Sorted(slices.Values(b.Events)))
 	out := &askOutput{Status: http.StatusOK}
-	if out.Body.Events, err = s.CountReplay(ctx, sub, events, from, to); err != nil {
+	found, err := s.CountReplay(ctx, sub, events, from, to)
+	if err != nil {
 		return nil, err
 	}
-	for _, n := range out.Body.Events {
-		out.Body.Found += n
-	}
-	if b.DryRun || out.Body.Found == 0 {
+	out.Body.Found, out.Body.Events, out.Body.Skipped, out.Body.Skips = found.Rows, found.ByEvent(), found.Skipped, skips(found.Skips)
+	if b.DryRun || found.Rows == found.Skipped {
 		return out, nil
 	}
 	if most := s.Limits().MaxReplay; most > 0 && out.Body.Found > int64(most) {
@@ -254,8 +272,10 @@ func (s store) replays(ctx context.Context, before uuid.UUID, id *uuid.UUID, lim
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Replay, error) {
 		var r Replay
+		var skipped []deliver.ReplaySkip
 		err := row.Scan(&r.ID, &r.SubscriptionID, &r.Events, &r.From, &r.To, &r.Rate, &r.State, &r.Found, &r.Queued, &r.Skipped,
-			&r.Delivered, &r.Dead, &r.Cancelled, &r.CreatedAt, &r.EndedAt, &r.number)
+			&r.Delivered, &r.Dead, &r.Cancelled, &r.CreatedAt, &r.EndedAt, &r.Detail, &skipped, &r.number)
+		r.Skips = skips(skipped)
 		r.From, r.To, r.CreatedAt, r.EndedAt = r.From.UTC(), r.To.UTC(), r.CreatedAt.UTC(), utc(r.EndedAt)
 		return r, err
 	})

@@ -21,7 +21,8 @@ func TestReplay_CountsBeforeItSends(t *testing.T) {
 		return `{"subscription_id":"` + sub.ID.String() + `","from":"2026-01-31T15:04:05Z"` + more + `}`
 	}
 	a := w.call("POST", "/replays", acme, body(`,"dry_run":true`))
-	if a.Status != 200 || strings.TrimSpace(a.Text) != `{"found":12,"events":{"payment.received":12},"replay":null}` {
+	if a.Status != 200 || strings.TrimSpace(a.Text) != `{"found":12,"events":{"payment.received":12},"skipped":1,`+
+		`"skips":[{"event_id":"01a21045-e54f-72f6-866b-2636175a6f62","reason":"suppressed","detail":"says nothing"}],"replay":null}` {
 		t.Errorf("dry run: status %d, %s", a.Status, a.Text)
 	}
 	w.limit(Limits{MaxReplay: 11})

@@ -94,8 +94,9 @@ func newWorld(t testing.TB) *world {
 			}
 			return w.post(s, signer)
 		},
-		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (map[string]int64, error) {
-			return map[string]int64{"payment.received": 12}, nil
+		CountReplay: func(context.Context, *deliver.Subscription, []string, time.Time, time.Time) (deliver.ReplayFound, error) {
+			return deliver.ReplayFound{Events: []deliver.ReplayCount{{Event: "payment.received", Rows: 12}}, Rows: 12, Skipped: 1,
+				Skips: []deliver.ReplaySkip{{EventID: "01a21045-e54f-72f6-866b-2636175a6f62", Reason: deliver.SkipSuppressed, Detail: "says nothing"}}}, nil
 		},
 		Latest: func(_ context.Context, tenant string, number int) ([]outbox.Event, error) {
 			var list []outbox.Event

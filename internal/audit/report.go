@@ -76,10 +76,10 @@ LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, 
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE created_at >= $1::timestamptz - interval '1 day'
                       AND (replay_id IS NULL OR status <> 'CANCELLED')
                    UNION ALL SELECT event_id, subscription_id FROM relay.parked) AS d GROUP BY d.event_id) AS r ON r.event_id = e.%[1]s::text
-LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = e.%[1]s::text
+LEFT JOIN (SELECT DISTINCT event_id FROM relay.rejected) AS q ON q.event_id = e.%[1]s::text
 LEFT JOIN relay.progress AS p ON p.slot = $3`
 
-// Quarantined is what the expression of OnRecord says of a row that is in quarantine.
+// Quarantined is what the expression of OnRecord says of a row that is in quarantine, or was discarded from there.
 const Quarantined = "quarantined"
 
 // OnRecord returns a join, for outbox.TableQuery, and an expression that names the
@@ -90,7 +90,7 @@ func OnRecord(id string) (join, expression string) {
 	return `LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, ' ') AS subscriptions
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE replay_id IS NULL OR status = 'DELIVERED'
                    UNION SELECT event_id, subscription_id FROM relay.parked WHERE replay_id IS NULL) AS d GROUP BY 1) AS r ON r.event_id = ` + id + `
-LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = ` + id,
+LEFT JOIN (SELECT DISTINCT event_id FROM relay.rejected) AS q ON q.event_id = ` + id,
 		`concat_ws(' ', CASE WHEN q.event_id IS NOT NULL THEN '` + Quarantined + `' END, r.subscriptions)`
 }
 
@@ -98,6 +98,7 @@ LEFT JOIN (SELECT DISTINCT event_id FROM relay.quarantine) AS q ON q.event_id = 
 // what is on record of each delivery that it should have.
 func MakeReport(ctx context.Context, db Reporter, o ReportOptions) (*Report, error) {
 	rep := &Report{From: o.From, To: o.To, Named: []Missing{}}
+	o.Mapping.Retained = true
 	mapper, err := outbox.NewMapper(o.Mapping, o.Catalog)
 	if err != nil {
 		return nil, err

@@ -70,13 +70,8 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		Post: func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
 			return PostTest(ctx, d.policy, d.sink(), s, signer)
 		},
-		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (map[string]int64, error) {
-			list, err := d.retained().Count(ctx, s, events, from, to)
-			found := make(map[string]int64, len(list))
-			for _, c := range list {
-				found[c.Event] = c.Rows
-			}
-			return found, err
+		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (deliver.ReplayFound, error) {
+			return d.retained().Count(ctx, s, events, from, to)
 		},
 		Latest: func(ctx context.Context, tenant string, number int) ([]outbox.Event, error) {
 			return d.retained().Latest(ctx, tenant, number)

@@ -156,7 +156,7 @@ func TestAuditTable_KeepsTheBoundOfTheAPI(t *testing.T) {
 		t.Errorf("a count that takes too long: %v; want it to be ended", err)
 	}
 	counter.Within = 0
-	if list, err := counter.Count(t.Context(), sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); err != nil || len(list) != 1 || list[0].Rows != 50_000 {
+	if list, err := counter.Count(t.Context(), sub, nil, now.Add(-time.Hour), now.Add(time.Hour)); err != nil || len(list.Events) != 1 || list.Events[0].Rows != 50_000 {
 		t.Errorf("a count that may take its time: %v, %v", list, err)
 	}
 }

@@ -472,6 +472,13 @@ func (d *Daemon) maintain(ctx context.Context) error {
 		} else if n > 0 {
 			d.log.Info("expired secrets removed", "subscriptions", n)
 		}
+		if c.Outbox.Table == outbox.DefaultTable { // whoever has another one knows how long it keeps rows
+			oldest := time.Now().Add(-c.Outbox.Retention - 2*c.Outbox.PartitionInterval - 24*time.Hour)
+			if _, err := (outbox.Quarantine{DB: d.pool}).ForgetDiscarded(ctx, oldest); err != nil && ctx.Err() == nil {
+				d.log.Warn("record of discarded rows could not be trimmed, will be tried again", "error", err)
+				wait = time.Minute
+			}
+		}
 		if n, err := api.ForgetChanges(ctx, d.pool, d.cfg().API.ChangesRetention); err != nil && ctx.Err() == nil {
 			d.log.Warn("old changes could not be removed, will be tried again", "error", err)
 			wait = time.Minute

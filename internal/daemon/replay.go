@@ -239,29 +239,34 @@ func (r *replayer) chunk(ctx context.Context, run *replayRun, ep *deliver.Endpoi
 		}
 		rows, run.reread = found, false
 	}
-	skipped, sent := int64(0), deliver.ReplayCursor{}
+	rejected, err := r.rejected(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	var skipped []deliver.ReplaySkip
+	sent := deliver.ReplayCursor{}
 	for _, k := range run.page[:n] {
 		run.Cursor = k.cursor
 		if !k.wanted {
 			continue
 		}
 		run.allowed--
-		f, filtered := r.flight(run, k, rows, ep.Subscription().Filter)
-		if filtered {
-			run.allowed++
+		f, skip := r.flight(run, k, rows, rejected, ep.Subscription().Filter)
+		if skip != nil {
+			skipped = append(skipped, *skip)
 			continue
 		}
-		if f == nil {
-			skipped++
+		if f == nil { // filtered
+			run.allowed++
 			continue
 		}
 		run.number++
 		if err := r.l.dispatcher.Replay(ctx, f, ep, deliver.ReplayStep{Replay: run.ID, Cursor: k.cursor, Skipped: skipped}); err != nil {
 			return err
 		}
-		skipped, sent = 0, k.cursor
+		skipped, sent = nil, k.cursor
 	}
-	if n > 0 && (skipped > 0 || run.Cursor != sent) {
+	if n > 0 && (len(skipped) > 0 || run.Cursor != sent) {
 		r.l.dispatcher.ReplayRead(deliver.ReplayStep{Replay: run.ID, Cursor: run.Cursor, Skipped: skipped})
 	}
 	if run.page = run.page[n:]; len(run.page) == 0 {
@@ -277,34 +282,64 @@ func (r *replayer) connect(ctx context.Context) error {
 	}
 	var err error
 	r.table = newReplayTable(r.l.d.cfg(), r.l.d.catalog.Load())
-	if r.mapper, err = r.l.d.newMapper(); err != nil {
+	options := mappingOptions(r.l.d.cfg())
+	options.Retained = true
+	if r.mapper, err = outbox.NewMapper(options, r.l.d.catalog.Load()); err != nil {
 		return err
 	}
 	r.conn, err = r.l.d.direct(ctx)
 	return err
 }
 
-// flight makes the delivery of a row; nil when it is no event, says nothing, or
-// is gone, and when it is filtered: not wanted for what is in it. What is no event
-// is in quarantine since it came through the stream.
-func (r *replayer) flight(run *replayRun, k replayKey, rows map[string]cdc.Row, wanted *filter.Filter) (f *deliver.Flight, filtered bool) {
+// rejected returns those of some rows that never became events. Whether a row is one was decided when the stream brought it.
+func (r *replayer) rejected(ctx context.Context, keys []replayKey) (map[string]outbox.Rejected, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = k.cursor.ID
+	}
+	return outbox.ReadRejected(ctx, r.conn, ids)
+}
+
+// flight makes the delivery of a row, or says why it is skipped: it never was an event, says nothing, or is gone. Neither: the
+// subscription does not want what is in it.
+func (r *replayer) flight(run *replayRun, k replayKey, rows map[string]cdc.Row, rejected map[string]outbox.Rejected,
+	wanted *filter.Filter) (*deliver.Flight, *deliver.ReplaySkip) {
 	row, ok := rows[k.cursor.ID]
 	if !ok {
-		r.l.log.Warn("row of a replay is gone", "id", run.ID, "event_id", k.cursor.ID)
-		return nil, false
+		return nil, &deliver.ReplaySkip{EventID: k.cursor.ID, Reason: deliver.SkipGone, Detail: "the outbox does not hold the row any more"}
+	}
+	if no, ok := rejected[k.cursor.ID]; ok {
+		return nil, skipRejected(k.cursor.ID, no)
 	}
 	event, err := r.mapper.Map(row)
-	if err != nil {
-		return nil, false
-	}
-	if !wanted.Match(filter.NewPayload(event.Payload)) {
-		return nil, true
+	var rejection *outbox.Rejection
+	switch {
+	case errors.Is(err, outbox.ErrSuppressed):
+		return nil, skipSuppressed(k.cursor.ID)
+	case errors.As(err, &rejection):
+		return nil, &deliver.ReplaySkip{EventID: k.cursor.ID, Reason: string(rejection.Reason), Detail: rejection.Detail}
+	case err != nil:
+		return nil, &deliver.ReplaySkip{EventID: k.cursor.ID, Reason: string(outbox.ReasonInvalidColumn), Detail: "the row cannot be mapped"}
+	case !wanted.Match(filter.NewPayload(event.Payload)):
+		return nil, nil
 	}
 	// It is a delivery of today, whatever the age of its event: that is the
 	// partition that its record belongs into, and where one looks for it.
-	f = flight(&event, place{commit: deliver.ReplayPosition(run.ID, run.number), at: time.Now()}, nil)
+	f := flight(&event, place{commit: deliver.ReplayPosition(run.ID, run.number), at: time.Now()}, nil)
 	f.Replay = run.ID
-	return f, false
+	return f, nil
+}
+
+// skipRejected words why a row that never became an event is skipped.
+func skipRejected(id string, r outbox.Rejected) *deliver.ReplaySkip {
+	return &deliver.ReplaySkip{EventID: id, Reason: r.Status, Detail: r.Reason + ": " + r.Detail}
+}
+
+func skipSuppressed(id string) *deliver.ReplaySkip {
+	return &deliver.ReplaySkip{EventID: id, Reason: deliver.SkipSuppressed, Detail: outbox.ErrSuppressed.Error()}
 }
 
 // neededByReplay returns the replay that still has to read rows from before upper.

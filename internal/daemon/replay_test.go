@@ -27,7 +27,7 @@ func (r *rig) replay(sub string, rate int, events ...string) int64 {
 		r.t.Fatal(err)
 	}
 	id, _, err := (deliver.Replays{DB: db}).Ask(context.Background(), deliver.ReplayRequest{Subscription: uuid.MustParse(sub), Events: events,
-		From: now.Add(-2000 * time.Hour), To: now, Rate: rate, Found: r.found(sub, now, events...), Spec: "2000h"})
+		From: now.Add(-2000 * time.Hour), To: now, Rate: rate, Found: r.found(sub, events...), Spec: "2000h"})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -45,9 +45,15 @@ func (r *rig) pool() *pgxpool.Pool {
 }
 
 // found counts what a replay of everything before now would send.
-func (r *rig) found(sub string, now time.Time, events ...string) int64 {
+func (r *rig) found(sub string, events ...string) int64 {
 	r.t.Helper()
-	cfg, err := config.Load(config.LoadOptions{Environ: r.env})
+	return r.count(func() (*config.Config, error) { return config.Load(config.LoadOptions{Environ: r.env}) }, sub, events...).Rows
+}
+
+// count is a dry run of a replay of everything before now, under a configuration.
+func (r *rig) count(load func() (*config.Config, error), sub string, events ...string) deliver.ReplayFound {
+	r.t.Helper()
+	cfg, err := load()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -56,19 +62,16 @@ func (r *rig) found(sub string, now time.Time, events ...string) int64 {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	catalog, err := outbox.NewCatalog()
+	catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	counts, err := daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}.Count(context.Background(), s, events, now.Add(-2000*time.Hour), now)
+	found, err := daemon.Retained{Settings: cfg, Catalog: catalog, DB: db}.Count(context.Background(), s, events,
+		time.Now().Add(-2000*time.Hour), time.Now().Add(time.Hour))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	n := int64(0)
-	for _, c := range counts {
-		n += c.Rows
-	}
-	return n
+	return found
 }
 
 func (r *rig) replayState(id int64) (state string, queued, skipped, delivered int) {

@@ -24,26 +24,13 @@ type replayTable struct {
 	table   string // quoted
 	schema  string
 	name    string
-	types   typeNames
+	catalog *outbox.Catalog
 }
 
 func newReplayTable(c *Settings, catalog *outbox.Catalog) *replayTable {
 	schema, name, _ := strings.Cut(c.Outbox.Table, ".")
 	return &replayTable{columns: mappingOptions(c).Columns, outbox: AuditTable(c), table: c.Outbox.Identifier().Sanitize(), schema: schema, name: name,
-		types: typeNames{catalog: catalog}}
-}
-
-// typeNames finds the whole name of the event that a row means, as the mapper
-// does: "" when there is none.
-type typeNames struct{ catalog *outbox.Catalog }
-
-func (t typeNames) of(aggregateType, eventType string) string {
-	for _, name := range [...]string{eventType, aggregateType + "." + eventType} {
-		if _, ok := t.catalog.Lookup(name); ok {
-			return name
-		}
-	}
-	return ""
+		catalog: catalog}
 }
 
 // order is the expression by which rows are ordered: the time in an id of version
@@ -101,8 +88,7 @@ SELECT k, id, type, aggregate, leaf, at, size
 		if err := row.Scan(&k.cursor.Key, &k.cursor.ID, &typ, &aggregate, &k.leaf, &k.at, &k.size); err != nil {
 			return k, err
 		}
-		name := t.types.of(aggregate, typ)
-		k.wanted = name != "" && sub.MatchesReplay(r.Events, name)
+		k.wanted = sub.MatchesReplay(r.Events, t.catalog.NameOf(aggregate, typ))
 		if !k.wanted {
 			k.leaf, k.at = "", ""
 		}
@@ -112,6 +98,25 @@ SELECT k, id, type, aggregate, leaf, at, size
 		return nil, fmt.Errorf("read keys: %w", err)
 	}
 	return list, nil
+}
+
+// countQuery counts rows by type, and gives those one by one that have to be looked at: those of the types $4, those that never
+// became events, and with each all of them.
+func (t *replayTable) countQuery(each bool) string {
+	c := func(name string) string { return "e." + pgx.Identifier{name}.Sanitize() }
+	count, group := "count(*)", "GROUP BY 1, 2, 4, 5, 6, 7"
+	if each {
+		count, group = "1::bigint", ""
+	}
+	return fmt.Sprintf(`
+SELECT %[1]s::text, %[2]s::text, %[8]s, CASE WHEN alone THEN %[3]s::text END, rejected_status, rejected_why,
+       CASE WHEN alone AND rejected_status IS NULL THEN %[4]s::text END
+  FROM %[5]s AS e
+  LEFT JOIN (SELECT DISTINCT ON (event_id) event_id AS rejected_id, status AS rejected_status, reason || ': ' || detail AS rejected_why
+               FROM relay.rejected ORDER BY event_id, status) AS r ON rejected_id = %[3]s::text
+ CROSS JOIN LATERAL (SELECT %[7]t OR rejected_id IS NOT NULL OR %[2]s::text = ANY ($4::text[])
+                         OR %[1]s::text || '.' || %[2]s::text = ANY ($4::text[]) AS alone) AS a
+ WHERE %[6]s %[9]s`, c(t.columns.AggregateType), c(t.columns.EventType), c(t.columns.ID), c(t.columns.Payload), t.table, t.span(), each, count, group)
 }
 
 type replayQuerier interface {

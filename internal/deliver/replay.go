@@ -41,8 +41,8 @@ type ReplayCursor struct {
 type ReplayStep struct {
 	Replay  int64
 	Cursor  ReplayCursor
-	Skipped int64 // rows passed over, which are no deliveries
-	ReadAll bool  // nothing is left to read
+	Skipped []ReplaySkip // rows passed over, which are no deliveries
+	ReadAll bool         // nothing is left to read
 }
 
 // ReplayPosition is the place of a replay's nth row among all: above every

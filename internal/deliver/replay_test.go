@@ -260,7 +260,7 @@ func TestReplay_GoesOnFromItsCursorAfterACrash(t *testing.T) {
 	id := w.replayOf(sub, len(all))
 	w.sink.on("a.test", failing)
 	l.again(id, sub, 0, all[:20]...)
-	l.p.ReplayRead(ReplayStep{Replay: id, Cursor: ReplayCursor{Key: 19, ID: "x"}, Skipped: 3})
+	l.p.ReplayRead(ReplayStep{Replay: id, Cursor: ReplayCursor{Key: 19, ID: "x"}, Skipped: make([]ReplaySkip, 3)})
 	eventually(t, "rows and cursor are written", func() bool { return w.replayState(id).Skipped == 3 })
 	l.kill()
 	w.sink.on("a.test", ok)

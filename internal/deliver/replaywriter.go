@@ -1,10 +1,13 @@
 package deliver
 
+import "encoding/json"
+
 // replayTally is what one batch does for one replay.
 type replayTally struct {
 	last                       *ReplayStep // nil: it has not read on
 	readAll                    bool
 	queued, skipped            int64
+	skips                      []ReplaySkip // the first of them
 	delivered, dead, cancelled int64
 }
 
@@ -33,7 +36,8 @@ func (w *writer) replays(ops []op) {
 			t := of(o.replay.Replay)
 			t.last = o.replay
 			t.readAll = t.readAll || o.replay.ReadAll
-			t.skipped += o.replay.Skipped
+			t.skipped += int64(len(o.replay.Skipped))
+			t.skips = append(t.skips, o.replay.Skipped[:min(len(o.replay.Skipped), MaxReplaySkips-len(t.skips))]...)
 			if o.kind == opPark {
 				t.queued++
 			}
@@ -67,13 +71,27 @@ func (w *writer) replayProgress(ids []int64, tallies map[int64]*replayTally) {
 	moved, readAll, cursorID := make([]bool, n), make([]bool, n), make([]string, n)
 	key, queued, skipped := make([]int64, n), make([]int64, n), make([]int64, n)
 	delivered, dead, cancelled := make([]int64, n), make([]int64, n), make([]int64, n)
+	skips := make([]string, n)
 	for i, id := range ids {
 		t := tallies[id]
+		skips[i] = skipsText(t.skips)
 		if t.last != nil {
 			moved[i], key[i], cursorID[i] = true, t.last.Cursor.Key, t.last.Cursor.ID
 		}
 		readAll[i], queued[i], skipped[i] = t.readAll, t.queued, t.skipped
 		delivered[i], dead[i], cancelled[i] = t.delivered, t.dead, t.cancelled
 	}
-	w.batch.Queue(sqlReplayProgress, ids, moved, key, cursorID, readAll, queued, skipped, delivered, dead, cancelled)
+	w.batch.Queue(sqlReplayProgress, ids, moved, key, cursorID, readAll, queued, skipped, delivered, dead, cancelled, skips, MaxReplaySkips)
+}
+
+// skipsText is a list of skips as relay.replays keeps it.
+func skipsText(list []ReplaySkip) string {
+	if len(list) == 0 {
+		return "[]"
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return "[]" // strings can always be written
+	}
+	return string(text)
 }

@@ -42,9 +42,51 @@ type ReplayRecord struct {
 	CreatedAt      time.Time  `json:"created_at"`
 	UpdatedAt      time.Time  `json:"updated_at"`
 	EndedAt        *time.Time `json:"ended_at"`
+	// Skips are the first rows that it skipped, MaxReplaySkips of them.
+	Skips []ReplaySkip `json:"skips"`
 	// Disabled is why its subscription is disabled: nil when that is gone, empty
 	// when it is not.
 	Disabled *string `json:"subscription_disabled"`
+}
+
+// Why a replay skips a row: one of these, "quarantined" or "discarded" when the row never became an event, or the reason of a
+// rejection when it cannot be read as one.
+const (
+	SkipGone       = "gone"       // retention took the row meanwhile
+	SkipSuppressed = "suppressed" // the event says that nothing changed
+)
+
+// MaxReplaySkips is how many skipped rows a replay names.
+const MaxReplaySkips = 100
+
+// ReplaySkip is a row that a replay skips.
+type ReplaySkip struct {
+	EventID string `json:"event_id"`
+	Reason  string `json:"reason"`
+	Detail  string `json:"detail"`
+}
+
+// ReplayFound is what a replay would come upon.
+type ReplayFound struct {
+	Events  []ReplayCount // by type; rows that it would skip are among them
+	Rows    int64         // of all types
+	Skipped int64         // of these
+	Skips   []ReplaySkip  // the first MaxReplaySkips
+}
+
+// ReplayCount is how many rows there are of one type.
+type ReplayCount struct {
+	Event string `json:"event"`
+	Rows  int64  `json:"rows"`
+}
+
+// ByEvent returns the counts by type.
+func (f ReplayFound) ByEvent() map[string]int64 {
+	m := make(map[string]int64, len(f.Events))
+	for _, e := range f.Events {
+		m[e.Event] = e.Rows
+	}
+	return m
 }
 
 // Waiting is how many of its deliveries have not ended.

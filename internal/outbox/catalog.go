@@ -155,6 +155,31 @@ func (c *Catalog) Lookup(name string) (EventType, bool) {
 	return e.EventType, true
 }
 
+// NameOf returns the whole name of the type that a row means, as a Mapper of retained rows does.
+func (c *Catalog) NameOf(aggregateType, eventType string) string {
+	if e := c.resolve([]byte(aggregateType), []byte(eventType)); e != nil {
+		return e.Name
+	}
+	return wholeName(aggregateType, eventType)
+}
+
+// Suppressing returns the names of the types of which some events say nothing.
+func (c *Catalog) Suppressing() []string {
+	names := []string{}
+	for _, e := range c.entries {
+		if e.SuppressWhenEmpty != "" {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+// Suppressed reports whether an event of a type says nothing.
+func (c *Catalog) Suppressed(name string, payload []byte) bool {
+	_, err := c.byName[name].recall(payload, nil)
+	return errors.Is(err, ErrSuppressed)
+}
+
 // Validate checks a payload as it would be checked in a row with the given whole event type, but for its size.
 // It returns nil, a [*Rejection], or [ErrSuppressed].
 func (c *Catalog) Validate(eventType string, payload []byte) error {

@@ -32,8 +32,11 @@ func (e Erasure) Quarantined(ctx context.Context) (n int64, err error) {
 	return n, nil
 }
 
-// EraseQuarantined removes them and returns how many there were.
+// EraseQuarantined removes them and returns how many there were, and what is on record of those that were discarded.
 func (e Erasure) EraseQuarantined(ctx context.Context) (all int64, err error) {
+	if _, err := e.DB.Exec(ctx, "DELETE FROM relay.discarded WHERE tenant_id = $1", e.Tenant); err != nil {
+		return 0, fmt.Errorf("erase discarded rows: %w", err)
+	}
 	for {
 		tag, err := e.DB.Exec(ctx, `DELETE FROM relay.quarantine WHERE id IN
 			(SELECT id FROM relay.quarantine WHERE tenant_id = $1 ORDER BY id LIMIT $2)`, e.Tenant, eraseRows)

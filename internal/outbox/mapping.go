@@ -45,6 +45,9 @@ type MappingOptions struct {
 	Columns Columns
 	// MaxPayload is the largest payload in bytes, as the writer gave it; zero means DefaultMaxPayload.
 	MaxPayload int
+	// Retained is for rows that the stream has brought before: what was an event when it was committed stays one, whatever the
+	// catalog and the limits say by now. What never was one is in relay.rejected.
+	Retained bool
 }
 
 // Mapper turns rows into events. It remembers where the columns of the last relation are and reuses a buffer:
@@ -53,6 +56,7 @@ type Mapper struct {
 	schema, table string
 	names         [columnCount]string
 	maxPayload    int
+	retained      bool
 	catalog       *Catalog
 
 	relation *cdc.Relation
@@ -95,7 +99,7 @@ func NewMapper(o MappingOptions, c *Catalog) (*Mapper, error) {
 	case o.MaxPayload == 0:
 		o.MaxPayload = DefaultMaxPayload
 	}
-	m := &Mapper{schema: schema, table: table, maxPayload: o.MaxPayload, catalog: c, names: o.Columns.list()}
+	m := &Mapper{schema: schema, table: table, maxPayload: o.MaxPayload, retained: o.Retained, catalog: c, names: o.Columns.list()}
 	defaults := DefaultColumns().list()
 	for i, name := range defaults {
 		if m.names[i] == "" && (o.Columns == Columns{} || i <= columnPayload) {
@@ -197,7 +201,12 @@ func (m *Mapper) Map(row cdc.Row) (Event, error) {
 		return Event{}, m.named(row, rejection)
 	}
 	var err error
-	if m.members, err = typ.check(e.Payload, m.members); err != nil {
+	if m.retained {
+		m.members, err = typ.recall(e.Payload, m.members)
+	} else {
+		m.members, err = typ.check(e.Payload, m.members)
+	}
+	if err != nil {
 		if r, ok := err.(*Rejection); ok {
 			return Event{}, m.named(row, r)
 		}
@@ -287,10 +296,14 @@ func (m *Mapper) identity(row cdc.Row, e *Event) (*entry, *Rejection) {
 		}
 	}
 	typ := m.catalog.resolve(names[columnAggregateType], names[columnEventType])
-	if typ == nil {
+	switch {
+	case typ != nil:
+		e.Type = typ.Name
+	case m.retained:
+		e.Type = wholeName(string(names[columnAggregateType]), string(names[columnEventType]))
+	default:
 		return nil, &Rejection{Reason: ReasonUnknownType, Detail: m.unknown(names)}
 	}
-	e.Type = typ.Name
 	// One allocation for three strings that live and die together.
 	var b strings.Builder
 	b.Grow(size)
@@ -304,11 +317,15 @@ func (m *Mapper) identity(row cdc.Row, e *Event) (*entry, *Rejection) {
 }
 
 func (m *Mapper) unknown(names [columnCount][]byte) string {
-	whole := string(names[columnEventType])
-	if !strings.Contains(whole, ".") {
-		whole = string(names[columnAggregateType]) + "." + whole
+	return m.catalog.unknown(wholeName(string(names[columnAggregateType]), string(names[columnEventType])))
+}
+
+// wholeName is the name of a type that the catalog does not know, or knows no longer.
+func wholeName(aggregateType, eventType string) string {
+	if strings.Contains(eventType, ".") {
+		return eventType
 	}
-	return m.catalog.unknown(whole)
+	return aggregateType + "." + eventType
 }
 
 // optional reads the columns that may be NULL or not there.
@@ -336,7 +353,7 @@ func (m *Mapper) optional(row cdc.Row, e *Event) *Rejection {
 	if rejection != nil || null {
 		return rejection
 	}
-	if len(headers) > MaxHeaders {
+	if len(headers) > MaxHeaders && !m.retained {
 		return m.tooLarge(columnHeaders, len(headers), MaxHeaders)
 	}
 	var doc document
@@ -364,7 +381,7 @@ func (m *Mapper) payload(row cdc.Row, e *Event) *Rejection {
 	if binary {
 		size = max(0, size-2) / 2
 	}
-	if size > m.maxPayload {
+	if size > m.maxPayload && !m.retained {
 		return m.tooLarge(columnPayload, size, m.maxPayload)
 	}
 	if binary {

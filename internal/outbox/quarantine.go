@@ -133,14 +133,53 @@ func (q Quarantine) Count(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// Discard deletes a quarantined row for good.
+// Discard deletes a quarantined row for good. That it never was an event stays on record, for as long as the outbox holds it.
 func (q Quarantine) Discard(ctx context.Context, id int64) error {
-	tag, err := q.DB.Exec(ctx, "DELETE FROM relay.quarantine WHERE id = $1", id)
+	var n int
+	err := q.DB.QueryRow(ctx, `
+WITH gone AS (DELETE FROM relay.quarantine WHERE id = $1 RETURNING *),
+     told AS (INSERT INTO relay.discarded (event_id, tenant_id, reason, detail, committed_at)
+              SELECT event_id, tenant_id, reason, detail, committed_at FROM gone WHERE event_id IS NOT NULL)
+SELECT count(*) FROM gone`, id).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("discard quarantined row %d: %w", id, err)
 	}
-	if tag.RowsAffected() == 0 {
+	if n == 0 {
 		return fmt.Errorf("quarantined row %d: %w", id, ErrNotQuarantined)
 	}
 	return nil
+}
+
+// Rejected says why a row of the outbox is no event.
+type Rejected struct {
+	Status string // quarantined or discarded
+	Reason string
+	Detail string
+}
+
+// ReadRejected returns those of some ids whose rows never became events.
+func ReadRejected(ctx context.Context, db rowsQuerier, ids []string) (map[string]Rejected, error) {
+	rows, err := db.Query(ctx, "SELECT event_id, status, reason, detail FROM relay.rejected WHERE event_id = ANY ($1::text[])", ids)
+	if err != nil {
+		return nil, fmt.Errorf("read rejected rows: %w", err)
+	}
+	found := make(map[string]Rejected)
+	var id string
+	var r Rejected
+	if _, err := pgx.ForEachRow(rows, []any{&id, &r.Status, &r.Reason, &r.Detail}, func() error {
+		found[id] = r
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read rejected rows: %w", err)
+	}
+	return found, nil
+}
+
+// ForgetDiscarded removes what is on record of discarded rows that were committed before a time.
+func (q Quarantine) ForgetDiscarded(ctx context.Context, before time.Time) (int64, error) {
+	tag, err := q.DB.Exec(ctx, "DELETE FROM relay.discarded WHERE committed_at < $1", before)
+	if err != nil {
+		return 0, fmt.Errorf("forget discarded rows: %w", err)
+	}
+	return tag.RowsAffected(), nil
 }

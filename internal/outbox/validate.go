@@ -59,6 +59,29 @@ func (e *entry) check(payload []byte, buf []member) ([]member, error) {
 	return doc.members, nil
 }
 
+// recall is check for the payload of a row that was checked when it was committed. The schema of that day may be another; the
+// entry is nil when the type is gone from the catalog. It still has to be JSON, because it becomes part of a body.
+func (e *entry) recall(payload []byte, buf []member) ([]member, error) {
+	doc, err := scanDocument(payload, buf)
+	if err != nil {
+		return buf, rejectText(err)
+	}
+	if e == nil || e.SuppressWhenEmpty == "" {
+		return doc.members, nil
+	}
+	if e.shape != nil && e.shape.accepts(&doc) {
+		if doc.empty(e.SuppressWhenEmpty) {
+			return doc.members, ErrSuppressed
+		}
+		return doc.members, nil
+	}
+	var object map[string]any
+	if json.Unmarshal(payload, &object) == nil && isEmpty(object, e.SuppressWhenEmpty) {
+		return doc.members, ErrSuppressed
+	}
+	return doc.members, nil
+}
+
 func rejectText(err error) *Rejection {
 	var at syntaxError
 	switch {
