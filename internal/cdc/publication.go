@@ -57,65 +57,65 @@ func (p Publication) Ensure(ctx context.Context, db Execer) (created bool, err e
 
 // Repair makes an existing publication publish the outbox as it must, and leaves other
 // tables in it alone. Rows that were written before are not in the stream, and the caller
-// has to look for them.
+// has to look for them. Its statements are those that Check names.
 func (p Publication) Repair(ctx context.Context, db Execer) error {
-	name, table := pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()
-	var all, member, whole bool
-	const q = `SELECT p.puballtables, r.oid IS NOT NULL, r.prqual IS NULL AND r.prattrs IS NULL
-  FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass($2) WHERE p.pubname = $1`
-	if err := db.QueryRow(ctx, q, p.Name, table).Scan(&all, &member, &whole); err != nil {
-		return fmt.Errorf("repair publication %s: %w", p.Name, err)
-	}
-	var steps []string
-	if !all && member && !whole { // with a filter of rows or columns
-		steps = append(steps, "ALTER PUBLICATION "+name+" DROP TABLE "+table)
-	}
-	if !all && (!member || !whole) {
-		steps = append(steps, "ALTER PUBLICATION "+name+" ADD TABLE "+table)
+	_, steps, err := p.compare(ctx, db)
+	if err != nil {
+		return err
 	}
 	for _, sql := range steps {
 		if _, err := db.Exec(ctx, sql); err != nil {
 			return health.During(health.CreatePublication, fmt.Errorf("repair publication %s: %w", p.Name, err))
 		}
 	}
-	if _, err := db.Exec(ctx, "ALTER PUBLICATION "+name+" SET (publish = 'insert', publish_via_partition_root = true)"); err != nil {
-		return fmt.Errorf("repair publication %s: %w", p.Name, err)
-	}
 	return nil
 }
 
 // Check compares the publication with what it must be.
 func (p Publication) Check(ctx context.Context, db Queryer) error {
+	faults, steps, err := p.compare(ctx, db)
+	if err != nil {
+		return err
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("%w: %s: %s; repair: %s", ErrPublicationIncomplete, p.Name,
+			strings.Join(faults, " and "), strings.Join(steps, "; "))
+	}
+	return nil
+}
+
+// compare finds what is wrong with the publication, and the statements that mend it. They add to it and never replace its
+// list of tables: another one that it publishes may be an outbox too.
+func (p Publication) compare(ctx context.Context, db Queryer) (faults, steps []string, err error) {
 	const q = `
 SELECT p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate, p.pubviaroot,
        EXISTS (SELECT FROM pg_publication_tables t
                 WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3
                   AND t.rowfilter IS NULL
-                  AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prattrs IS NOT NULL))
+                  AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prattrs IS NOT NULL
+                                     AND r.prrelid = to_regclass($4))),
+       EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = to_regclass($4))
   FROM pg_publication p WHERE p.pubname = $1`
-	var inserts, others, viaRoot, member bool
-	err := db.QueryRow(ctx, q, p.Name, p.Schema, p.Table).Scan(&inserts, &others, &viaRoot, &member)
+	name, table := pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()
+	var inserts, others, viaRoot, whole, member bool
+	err = db.QueryRow(ctx, q, p.Name, p.Schema, p.Table, table).Scan(&inserts, &others, &viaRoot, &whole, &member)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("%w: %s; it should publish %s.%s, and rows written while it is missing are not in the stream",
+		return nil, nil, fmt.Errorf("%w: %s; it should publish %s.%s, and rows written while it is missing are not in the stream",
 			ErrPublicationMissing, p.Name, p.Schema, p.Table)
 	}
 	if err != nil {
-		return fmt.Errorf("check publication %s: %w", p.Name, err)
+		return nil, nil, fmt.Errorf("check publication %s: %w", p.Name, err)
 	}
-	var faults, repairs []string
-	if !member {
+	if !whole {
 		faults = append(faults, fmt.Sprintf("it lacks %s.%s (or filters its rows or columns)", p.Schema, p.Table))
-		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET TABLE %s",
-			pgx.Identifier{p.Name}.Sanitize(), pgx.Identifier{p.Schema, p.Table}.Sanitize()))
+		if member { // a filter goes with the table only
+			steps = append(steps, "ALTER PUBLICATION "+name+" DROP TABLE "+table)
+		}
+		steps = append(steps, "ALTER PUBLICATION "+name+" ADD TABLE "+table)
 	}
 	if !inserts || !viaRoot || others {
 		faults = append(faults, "it must publish inserts only, through the partition root")
-		repairs = append(repairs, fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert', publish_via_partition_root = true)",
-			pgx.Identifier{p.Name}.Sanitize()))
+		steps = append(steps, "ALTER PUBLICATION "+name+" SET (publish = 'insert', publish_via_partition_root = true)")
 	}
-	if len(faults) > 0 {
-		return fmt.Errorf("%w: %s: %s; repair: %s", ErrPublicationIncomplete, p.Name,
-			strings.Join(faults, " and "), strings.Join(repairs, "; "))
-	}
-	return nil
+	return faults, steps, nil
 }

@@ -67,7 +67,8 @@ func TestPublicationCheck_NamesFaultAndRepair(t *testing.T) {
 	t.Parallel()
 	o := newOutbox(t, `CREATE TABLE events (id bigint NOT NULL, body text) PARTITION BY RANGE (id);
 		CREATE TABLE events_rest PARTITION OF events DEFAULT; CREATE TABLE other (id bigint)`)
-	const setTable = `ALTER PUBLICATION "relay" SET TABLE "public"."events"`
+	const addTable = `ALTER PUBLICATION "relay" ADD TABLE "public"."events"`
+	const dropTable = `ALTER PUBLICATION "relay" DROP TABLE "public"."events"`
 	const setOptions = `ALTER PUBLICATION "relay" SET (publish = 'insert', publish_via_partition_root = true)`
 	for name, tc := range map[string]struct {
 		spoil  string
@@ -75,16 +76,16 @@ func TestPublicationCheck_NamesFaultAndRepair(t *testing.T) {
 	}{
 		"right":          {`SELECT 1`, nil},
 		"more tables":    {`ALTER PUBLICATION relay ADD TABLE other`, nil},
-		"table missing":  {`ALTER PUBLICATION relay SET TABLE other`, []string{"lacks public.events", setTable}},
-		"no table":       {`ALTER PUBLICATION relay DROP TABLE events`, []string{"lacks public.events", setTable}},
-		"columns":        {`ALTER PUBLICATION relay SET TABLE events (id), other`, []string{"rows or columns", setTable}},
-		"row filter":     {`ALTER PUBLICATION relay SET TABLE events WHERE (id > 5)`, []string{"filters its rows", setTable}},
+		"table missing":  {`ALTER PUBLICATION relay SET TABLE other`, []string{"lacks public.events", addTable}},
+		"no table":       {`ALTER PUBLICATION relay DROP TABLE events`, []string{"lacks public.events", addTable}},
+		"columns":        {`ALTER PUBLICATION relay SET TABLE events (id), other`, []string{"rows or columns", dropTable + "; " + addTable}},
+		"row filter":     {`ALTER PUBLICATION relay SET TABLE events WHERE (id > 5)`, []string{"filters its rows", dropTable + "; " + addTable}},
 		"no inserts":     {`ALTER PUBLICATION relay SET (publish = 'update')`, []string{"inserts only", setOptions}},
 		"updates too":    {`ALTER PUBLICATION relay SET (publish = 'insert, update')`, []string{"inserts only", setOptions}},
 		"deletes too":    {`ALTER PUBLICATION relay SET (publish = 'insert, delete')`, []string{"inserts only", setOptions}},
 		"truncates too":  {`ALTER PUBLICATION relay SET (publish = 'insert, truncate')`, []string{"inserts only", setOptions}},
 		"by leaf":        {`ALTER PUBLICATION relay SET (publish_via_partition_root = false)`, []string{"through the partition root", setOptions}},
-		"everything off": {`ALTER PUBLICATION relay SET TABLE other; ALTER PUBLICATION relay SET (publish = 'update')`, []string{setTable, setOptions}},
+		"everything off": {`ALTER PUBLICATION relay SET TABLE other; ALTER PUBLICATION relay SET (publish = 'update')`, []string{addTable, setOptions}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o.exec(`DROP PUBLICATION relay`)
@@ -134,6 +135,9 @@ func TestPublicationCheck_NamesFaultAndRepair(t *testing.T) {
 			// The repair that the message gives is a repair.
 			_, repair, _ := strings.Cut(err.Error(), "repair: ")
 			o.exec(repair)
+			if err := o.db.QueryRow(t.Context(), others).Scan(&after); err != nil || after != before {
+				t.Errorf("%d other tables after %s, %d before, %v", after, repair, before, err)
+			}
 			if err := o.pub.Check(t.Context(), o.db); err != nil {
 				t.Errorf("after %s: %v", repair, err)
 			}
