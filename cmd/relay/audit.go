@@ -36,7 +36,7 @@ func newAudit() *cobra.Command {
 			if !begin.Before(end) {
 				return usageError{fmt.Errorf("--from %s is not before --to %s", from, to)}
 			}
-			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+			return withIdentity(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				o, err := daemon.AuditOptions(cfg)
 				if err != nil {
 					return configError{err}

@@ -104,7 +104,7 @@ func newRoot() *cobra.Command {
 	config.AddFlags(root.PersistentFlags())
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), inheritedFlags, globalFlags, 1))
-	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newEvents(), newToken(), newTenant(), newOpenAPI(),
+	root.AddCommand(newRun(), newDev(), newMigrate(), newSubscriptions(), newSecrets(), newDeliveries(), newReplay(), newQuarantine(), newAudit(), newRescue(), newIdentity(), newEvents(), newToken(), newTenant(), newOpenAPI(),
 		newStatus(), newConfig(), newVersion())
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {

@@ -155,6 +155,7 @@ type stage struct {
 	url  string
 	conn *pgx.Conn
 	set  []string
+	halt func() // stops the daemon that was started last
 }
 
 // newStage makes a migrated database.
@@ -273,7 +274,7 @@ func (s *stage) startLogged(listen string) (*daemon.Daemon, *output.Buffer) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	s.t.Cleanup(func() {
+	s.halt = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			s.t.Errorf("daemon: %v", err)
@@ -282,6 +283,7 @@ func (s *stage) startLogged(listen string) (*daemon.Daemon, *output.Buffer) {
 			s.t.Logf("daemon's log:\n%s", log)
 		}
 	})
+	s.t.Cleanup(s.halt)
 	s.eventually("the daemon streams", func() bool { return d.Status().Ready })
 	s.set = append(s.set, "--set", "http.listen="+d.Addr())
 	return d, log

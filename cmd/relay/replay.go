@@ -119,7 +119,7 @@ func replay(cmd *cobra.Command, a *replayArgs) error {
 	if err != nil {
 		return err
 	}
-	return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+	return withIdentity(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 		sub, err := (deliver.Subscriptions{DB: db}).Get(ctx, id)
 		if err != nil {
 			return err

@@ -27,7 +27,7 @@ func newRescue() *cobra.Command {
 			"another identity (restored elsewhere, upgraded) is its server now.",
 		Example: "  relay rescue --dry-run\n  relay rescue --wait 10m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+			return withIdentity(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				if dryRun {
 					return printGap(ctx, cmd, cfg, db, output)
 				}

@@ -48,7 +48,7 @@ func newSubscriptionsTry() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withDatabase(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
+			return withIdentity(cmd, func(ctx context.Context, cfg *config.Config, db *pgxpool.Pool) error {
 				catalog, err := outbox.NewCatalog(cfg.Catalog.Files...)
 				if err != nil {
 					return err

@@ -53,6 +53,9 @@ type intake struct {
 	table  string       // the outbox, as schema.table
 	outbox uint32       // its OID, whatever it is called by now
 
+	shown    *cdc.Relation // of the latest row
+	relation *cdc.Relation // the same under the name of the outbox; nil when it is another table
+
 	commit  cdc.LSN   // of the open transaction
 	at      time.Time // its commit time
 	index   int       // of the next row
@@ -159,8 +162,12 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	if faultpoint.Planted(faultpoint.RowOverlooked) && everyNth(500) {
 		return nil
 	}
-	foreign := in.foreign(it.Row.Relation)
+	if it.Row.Relation != in.shown {
+		in.learn(it.Row.Relation)
+	}
+	foreign := in.relation == nil
 	if !foreign {
+		it.Row.Relation = in.relation
 		in.journal.Row(it.Row)
 	}
 	ticket, err := in.watermark.Row()
@@ -180,10 +187,20 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	return in.admit(ctx, it.Row, nil, place{commit: uint64(in.commit), index: index, at: in.at}, done)
 }
 
-// foreign tells whether rows of a table are none of the outbox, under its name or another. A publication of all tables brings
-// them, the relay's own among them: one of those that went into quarantine would bring another.
-func (in *intake) foreign(r *cdc.Relation) bool {
-	return r.ID != in.outbox && r.Schema+"."+r.Name != in.table
+// learn finds out whether a relation that the stream shows is the outbox, by its oid or by its name: a table that was renamed stays
+// the outbox, and one that has taken its name is it. Rows of others are passed over. A publication of all tables
+// brings them, the relay's own among them: one of those that went into quarantine would bring another.
+func (in *intake) learn(r *cdc.Relation) {
+	in.shown, in.relation = r, nil
+	switch name := r.Schema + "." + r.Name; {
+	case name == in.table:
+		in.relation = r
+	case r.ID == in.outbox:
+		in.log.Info("the outbox has another name where the stream stands", "table", name, "outbox.table", in.table)
+		as := *r
+		as.Schema, as.Name, _ = strings.Cut(in.table, ".")
+		in.relation = &as
+	}
 }
 
 // place is where an event stands in the stream. Rows that are read from the

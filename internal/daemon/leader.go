@@ -91,19 +91,19 @@ func (d *Daemon) lead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	state, err := d.prepare(ctx, conn)
+	from, err := d.prepare(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return err
 	}
-	stream, err := conn.Start(ctx, d.streamOptions(), state.Position.End, state.Position.End)
+	stream, err := conn.Start(ctx, d.streamOptions(), from.state.Position.End, from.state.Position.End)
 	if err != nil {
 		conn.Close()
 		return err
 	}
 	l := &leader{d: d, id: conn.Identity(), letGo: make(chan struct{}, 1), log: d.log, began: time.Now(),
 		requests: make(map[int64]bool)}
-	if err := l.setUpHolding(ctx, stream, state); err != nil {
+	if err := l.setUpHolding(ctx, stream, from); err != nil {
 		_ = stream.Close(0)
 		return err
 	}
@@ -127,7 +127,7 @@ func (d *Daemon) streamOptions() cdc.StreamOptions {
 // setUpHolding keeps the slot while it sets up, however long that takes: were the
 // server to end the connection meanwhile, another relay would take over, and end this
 // leader's epoch before it has sent anything.
-func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, found progress.State) error {
+func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, from start) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	held := make(chan struct{})
 	go func() {
@@ -136,7 +136,7 @@ func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, found pro
 			cancel(err)
 		}
 	}()
-	err := l.setUp(ctx, stream, found)
+	err := l.setUp(ctx, stream, from)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
@@ -145,9 +145,9 @@ func (l *leader) setUpHolding(ctx context.Context, stream *cdc.Stream, found pro
 	return err
 }
 
-// setUp takes over the epoch and loads what an earlier leader left. found is the
-// progress as it was before.
-func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.State) error {
+// setUp takes over the epoch, mends what only a leader may, and loads what an earlier
+// leader left. from is what prepare found.
+func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, from start) error {
 	cfg := l.d.cfg()
 	l.settings = cfg
 	var err error
@@ -156,8 +156,16 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	}
 	l.d.lastEpoch.Store(l.state.Epoch)
 	faultpoint.Hit(faultpoint.InTakeover)
-	if l.state.Timeline != found.Timeline {
-		if err := l.noteFailover(ctx, found); err != nil {
+	if err := l.bind(ctx, from.binding); err != nil {
+		return err
+	}
+	if from.unpublished != nil {
+		if err := l.d.repairPublication(ctx, l.state.Slot, from.unpublished); err != nil {
+			return err
+		}
+	}
+	if l.state.Timeline != from.state.Timeline {
+		if err := l.noteFailover(ctx, from.state); err != nil {
 			return err
 		}
 	}
@@ -201,6 +209,33 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, found progress.S
 	return nil
 }
 
+// bind records what progress belongs to from now on, when an older relay did not, or what it belongs to has another name
+// by now.
+func (l *leader) bind(ctx context.Context, have progress.Binding) error {
+	// Another leader may have recorded it since prepare looked.
+	if err := l.state.CheckBinding(l.state.Slot, have, l.id.SystemID); err != nil {
+		return err
+	}
+	was := l.state.Binding
+	if was == have {
+		return nil
+	}
+	if err := progress.Bind(ctx, l.d.pool, l.state, have); err != nil {
+		return err
+	}
+	l.state.Binding = have
+	attrs := []any{"slot", l.state.Slot, "database", have.Database, "publication", have.Publication, "table", have.Table}
+	switch {
+	case was.IsZero():
+		l.log.Info("identity recorded: from now on the relay refuses another database, publication or table", attrs...)
+	case was.Database == have.Database && was.Table == have.Table:
+		l.log.Info("identity recorded: the table or the database was made anew under its name", attrs...)
+	default:
+		l.log.Info("identity recorded: the table or the database has another name", append(attrs, "was", was.Database+" "+was.Table)...)
+	}
+	return nil
+}
+
 // noteFailover tells that the slot came along to a server that was promoted.
 func (l *leader) noteFailover(ctx context.Context, found progress.State) error {
 	detail := fmt.Sprintf("the server was promoted from timeline %d to %d, and the slot came along: the stream goes on at %s, and the "+
@@ -219,7 +254,7 @@ func (l *leader) lookAtOutbox(ctx context.Context) error {
 	l.intake.table = cfg.Outbox.Table
 	var all bool
 	err := l.d.pool.QueryRow(ctx, `SELECT coalesce(to_regclass($1)::oid, 0),
-		EXISTS (SELECT FROM pg_publication WHERE pubname = $2 AND puballtables)`, cfg.Outbox.Table, cfg.CDC.Publication).Scan(&l.intake.outbox, &all)
+		EXISTS (SELECT FROM pg_publication WHERE pubname = $2 AND puballtables)`, cfg.Outbox.Identifier().Sanitize(), cfg.CDC.Publication).Scan(&l.intake.outbox, &all)
 	if err != nil {
 		return fmt.Errorf("look at the outbox: %w", err)
 	}

@@ -26,51 +26,75 @@ func publication(c *Settings) cdc.Publication {
 	return cdc.Publication{Name: c.CDC.Publication, Schema: schema, Table: table}
 }
 
-// prepare makes sure of everything that the stream needs, and returns where it
-// begins.
-func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (progress.State, error) {
+// start is what a term begins with.
+type start struct {
+	state   progress.State
+	binding progress.Binding // what is there now, to be recorded once this relay leads
+	// unpublished tells how the publication shows less than the outbox. The leader mends it: before that, others may
+	// lead, and know better.
+	unpublished error
+}
+
+// prepare makes sure of everything that the stream needs, and tells where it begins. It changes nothing while another
+// relay may lead: what is made here is made under the lock of lockStart, when the slot serves nobody.
+func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (start, error) {
 	if err := migrate.Check(ctx, d.pool); err != nil {
-		return progress.State{}, err
+		return start{}, err
 	}
-	slot := d.cfg().CDC.Slot
+	cfg := d.cfg()
+	slot, id := cfg.CDC.Slot, conn.Identity()
+	binding, err := progress.ReadBinding(ctx, d.pool, cfg.CDC.Publication, cfg.Outbox.Table)
+	if err != nil {
+		return start{}, err
+	}
 	state, err := progress.Load(ctx, d.pool, slot)
 	if errors.Is(err, progress.ErrNone) {
-		return d.firstStart(ctx, conn)
+		return d.firstStart(ctx, conn, binding)
 	}
 	if err != nil {
-		return state, err
+		return start{}, err
 	}
-	id := conn.Identity()
+	s := start{state: state, binding: binding}
+	if err := state.CheckBinding(slot, binding, id.SystemID); err != nil {
+		return s, err
+	}
+	if err := findTable(ctx, d.pool, binding, state.Binding); err != nil {
+		return s, err
+	}
 	if high := d.timeline.Load(); id.Timeline < high {
-		return state, fmt.Errorf("%w: this relay has read timeline %d, this server is on timeline %d: "+
+		return s, fmt.Errorf("%w: this relay has read timeline %d, this server is on timeline %d: "+
 			"an old primary has come back; connect to the new one", progress.ErrWrongServer, high, id.Timeline)
 	}
 	if err := state.Check(id); err != nil {
 		// Nothing is skipped over, but an operator may know that this is the server now.
 		asked, aerr := d.rescueAsked(ctx, slot)
 		if aerr != nil || !asked {
-			return state, errors.Join(err, aerr)
+			return s, errors.Join(err, aerr)
 		}
-		return d.rescue(ctx, conn, state, err)
+		return d.rescue(ctx, conn, s, err)
 	}
 	fault := d.findHole(ctx, id, state)
-	if errors.Is(fault, cdc.ErrPublicationIncomplete) {
-		if state, err = d.mend(ctx, conn, state, fault); err != nil {
-			return state, err
-		}
-		fault = d.findHole(ctx, id, state)
-	}
 	switch {
 	case fault == nil:
 		d.timeline.Store(max(id.Timeline, d.timeline.Load()))
-		return state, nil
+		return s, nil
 	case faultpoint.Planted(faultpoint.SlotRecreated) && errors.Is(fault, ErrSlotGap):
-		_, _, err := d.makeSlot(ctx, conn, func() error { return nil })
-		return state, err
+		_, _, err := d.makeSlot(ctx, conn, false, func() error { return nil })
+		return s, err
+	case errors.Is(fault, cdc.ErrPublicationIncomplete):
+		if err := d.mayMend(ctx, slot, fault); err != nil {
+			return s, err
+		}
+		s.unpublished = fault
+		d.timeline.Store(max(id.Timeline, d.timeline.Load()))
+		return s, nil
 	case errors.Is(fault, ErrSlotGap), errors.Is(fault, cdc.ErrPublicationMissing):
-		return d.mend(ctx, conn, state, fault)
+		if err := d.mayMend(ctx, slot, fault); err != nil {
+			return s, err
+		}
+		return d.rescue(ctx, conn, s, fault)
 	}
-	return state, fault
+	return s, fault
 }
 
 // findHole looks for signs that the stream does not show everything that was
@@ -94,9 +118,6 @@ type hole struct {
 }
 
 func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string, state progress.State) error {
-	if err := publication(c).Check(ctx, db); err != nil {
-		return err
-	}
 	found, err := cdc.InspectSlot(ctx, db, state.Slot)
 	if err != nil {
 		return err
@@ -105,6 +126,8 @@ func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string,
 		return err
 	}
 	switch {
+	case state.Moved:
+		return fmt.Errorf("%w: the relay was moved to table %s, slot %s", ErrSlotGap, state.Binding.Table, state.Slot)
 	case !found.Exists:
 		return fmt.Errorf("%w: slot %s does not exist, and progress stands at %s", ErrSlotGap, state.Slot, state.Position.End)
 	case state.Remaking:
@@ -117,7 +140,11 @@ func findHole(ctx context.Context, db cdc.Queryer, c *Settings, database string,
 	case found.Invalidated:
 		return fmt.Errorf("%w: slot %s is %s, PostgreSQL has removed WAL that it needs", ErrSlotLost, state.Slot, found.WALStatus)
 	}
-	return nil
+	fault := publication(c).Check(ctx, db)
+	if found.Active && (errors.Is(fault, cdc.ErrPublicationMissing) || errors.Is(fault, cdc.ErrPublicationIncomplete)) {
+		return fmt.Errorf("%w: by process %d, whose relay mends the publication", cdc.ErrSlotTaken, found.ActivePID)
+	}
+	return fault
 }
 
 // ErrSlotLost is an ErrSlotGap: the slot exists and can never be read again.
@@ -139,32 +166,39 @@ func foreignSlot(name string, found cdc.SlotState, database string) error {
 // rows that were committed before it. Two instances may come at once: a lock lets
 // one of them do it. A slot without progress is a first start that was cut off
 // between the two; its snapshot is lost, so it is made again.
-func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn) (progress.State, error) {
+func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn, binding progress.Binding) (start, error) {
 	slot := d.cfg().CDC.Slot
 	unlock, err := d.lockStart(ctx, slot)
 	if err != nil {
-		return progress.State{}, err
+		return start{}, err
 	}
 	defer unlock()
-	state, err := progress.Load(ctx, d.pool, slot)
-	if !errors.Is(err, progress.ErrNone) {
-		return state, err // the other one has done it
-	}
-	if err := d.refuseSecondSlot(ctx, slot); err != nil {
-		return state, err
-	}
-	made, snapshot, err := d.makeSlot(ctx, conn, func() error { return nil })
-	if err != nil {
-		return state, err
-	}
 	id := conn.Identity()
-	state = progress.State{Slot: slot, SystemID: id.SystemID, Timeline: id.Timeline,
-		Position: cdc.Position{End: made.ConsistentPoint}, Backfill: snapshot}
-	if err := progress.Create(ctx, d.pool, state); err != nil {
-		return state, err
+	state, err := progress.Load(ctx, d.pool, slot)
+	if err == nil { // another one has done it
+		return start{state: state, binding: binding}, state.CheckBinding(slot, binding, id.SystemID)
 	}
-	d.log.Info("slot created", "slot", slot, "at", made.ConsistentPoint.String())
-	return state, nil
+	if !errors.Is(err, progress.ErrNone) {
+		return start{}, err
+	}
+	if err := d.refuseSecondSlot(ctx, slot, binding, id.SystemID); err != nil {
+		return start{}, err
+	}
+	if err := findTable(ctx, d.pool, binding, progress.Binding{}); err != nil {
+		return start{}, err
+	}
+	made, snapshot, err := d.makeSlot(ctx, conn, false, func() error { return nil })
+	if err != nil {
+		return start{}, err
+	}
+	state = progress.State{Slot: slot, SystemID: id.SystemID, Timeline: id.Timeline,
+		Position: cdc.Position{End: made.ConsistentPoint}, Backfill: snapshot, Binding: binding}
+	if err := progress.Create(ctx, d.pool, state); err != nil {
+		return start{}, err
+	}
+	d.log.Info("slot created", "slot", slot, "at", made.ConsistentPoint.String(), "database", binding.Database,
+		"publication", binding.Publication, "table", binding.Table)
+	return start{state: state, binding: binding}, nil
 }
 
 // lockStart lets one instance at a time make a slot.
@@ -182,20 +216,14 @@ func (d *Daemon) lockStart(ctx context.Context, slot string) (unlock func(), err
 }
 
 // makeSlot makes sure of the publication, and makes the slot in place of one that is
-// there. It returns the snapshot of what was committed before it. begin is called when
-// nothing speaks against it, and before anything is done to a slot.
-func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn, begin func() error) (cdc.NewSlot, string, error) {
+// there and serves nobody. It returns the snapshot of what was committed before it. begin is
+// called when nothing speaks against it, and before anything is done to a slot. repair tells
+// whether a publication that shows less than the outbox is mended, or refused.
+func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn, repair bool, begin func() error) (cdc.NewSlot, string, error) {
 	cfg := d.cfg().CDC
 	var none cdc.NewSlot
 	if err := d.checkIDs(ctx); err != nil {
 		return none, "", err
-	}
-	created, err := d.publication().Ensure(ctx, d.pool)
-	if err != nil {
-		return none, "", err
-	}
-	if created {
-		d.log.Info("publication created", "publication", cfg.Publication)
 	}
 	found, err := cdc.InspectSlot(ctx, d.pool, cfg.Slot)
 	if err != nil {
@@ -206,6 +234,16 @@ func (d *Daemon) makeSlot(ctx context.Context, conn *cdc.Conn, begin func() erro
 	}
 	if found.Active {
 		return none, "", fmt.Errorf("%w: by process %d", cdc.ErrSlotTaken, found.ActivePID)
+	}
+	created, err := d.publication().Ensure(ctx, d.pool)
+	if repair && errors.Is(err, cdc.ErrPublicationIncomplete) {
+		err = d.publication().Repair(ctx, d.pool)
+	}
+	if err != nil {
+		return none, "", err
+	}
+	if created {
+		d.log.Info("publication created", "publication", cfg.Publication)
 	}
 	if err := begin(); err != nil {
 		return none, "", err

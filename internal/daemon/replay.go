@@ -355,7 +355,9 @@ func neededByReplay(ctx context.Context, tx pgx.Tx, upper time.Time) (id int64, 
 	return id, nil
 }
 
-func isUndefinedTable(err error) bool {
+func isUndefinedTable(err error) bool { return hasCode(err, "42P01") }
+
+func hasCode(err error, code string) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42P01"
+	return errors.As(err, &pg) && pg.Code == code
 }

@@ -24,73 +24,76 @@ type rescueTask struct {
 	read     int         // rows that the gap's snapshots show
 }
 
-// mend does what is needed so that the stream can go on although fault says that it
-// has a hole, and returns where it begins. Unless recovery is automatic, somebody
-// has to have asked for it (`relay rescue`).
-func (d *Daemon) mend(ctx context.Context, conn *cdc.Conn, state progress.State, fault error) (progress.State, error) {
-	asked, err := d.rescueAsked(ctx, state.Slot)
+// mayMend tells whether the relay may do what is needed so that the stream can go on
+// although fault says that it has a hole. Unless recovery is automatic, somebody has to have
+// asked for it (`relay rescue`).
+func (d *Daemon) mayMend(ctx context.Context, slot string, fault error) error {
+	asked, err := d.rescueAsked(ctx, slot)
 	if err != nil {
-		return state, err
+		return err
 	}
 	if d.cfg().CDC.Recovery == config.RecoveryManual && !asked {
-		return state, fmt.Errorf("%w; cdc.recovery is manual: `relay rescue --dry-run` tells what would be read from the table, "+
+		return fmt.Errorf("%w; cdc.recovery is manual: `relay rescue --dry-run` tells what would be read from the table, "+
 			"`relay rescue` begins it", fault)
 	}
-	if errors.Is(fault, cdc.ErrPublicationIncomplete) {
-		return d.repairPublication(ctx, state, fault)
-	}
-	return d.rescue(ctx, conn, state, fault)
+	return nil
 }
 
 // repairPublication makes the publication publish the outbox again. The stream goes on
 // from the same slot; what it did not show meanwhile, the next marker misses, and
 // the rows are delivered from the table.
-func (d *Daemon) repairPublication(ctx context.Context, state progress.State, fault error) (progress.State, error) {
+func (d *Daemon) repairPublication(ctx context.Context, slot string, fault error) error {
 	if err := d.publication().Repair(ctx, d.pool); err != nil {
-		return state, errors.Join(fault, err)
+		return errors.Join(fault, err)
 	}
 	d.log.Error("publication repaired; rows that were committed meanwhile are found by the audit and delivered from the table",
 		"publication", d.cfg().CDC.Publication, "because", fault.Error())
-	id, err := progress.NoteIncident(ctx, d.pool, state.Slot, "publication", fault.Error())
+	id, err := progress.NoteIncident(ctx, d.pool, slot, "publication", fault.Error())
 	if err != nil {
-		return state, err
+		return err
 	}
 	if err := progress.EndIncident(ctx, d.pool, id, 0, 0); err != nil {
-		return state, err
+		return err
 	}
-	return state, d.dismissRescue(ctx, d.pool, state.Slot)
+	return d.dismissRescue(ctx, d.pool, slot)
 }
 
 // rescue makes a new slot with an exported snapshot. Rows that this snapshot shows, and
 // that neither the last marker nor the record of what was settled since then show to
 // be recorded, are read from the table; the stream goes on behind them.
-func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State, fault error) (progress.State, error) {
+func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen start, fault error) (start, error) {
 	d.board.Raise(health.PartStream, health.Condition{State: health.Rescuing, Sentence: health.Describe(fault)})
-	unlock, err := d.lockStart(ctx, seen.Slot)
+	id := conn.Identity()
+	slot := seen.state.Slot
+	unlock, err := d.lockStart(ctx, slot)
 	if err != nil {
 		return seen, err
 	}
 	defer unlock()
-	state, err := progress.Load(ctx, d.pool, seen.Slot)
-	if err != nil || state.Epoch != seen.Epoch {
-		return state, err // another instance has done it
+	state, err := progress.Load(ctx, d.pool, slot)
+	if err != nil {
+		return seen, err
 	}
-	made, snapshot, err := d.makeSlot(ctx, conn, func() (err error) {
+	if state.Epoch != seen.state.Epoch { // another instance has done it
+		return start{state: state, binding: seen.binding}, state.CheckBinding(slot, seen.binding, id.SystemID)
+	}
+	made, snapshot, err := d.makeSlot(ctx, conn, true, func() (err error) {
 		// Before the row of progress is written: it is by the row as it came that markerHere decides.
-		if state.SystemID != conn.Identity().SystemID {
+		if state.SystemID != id.SystemID {
 			if state.Marker, err = d.markerHere(ctx, state.Slot, state.Marker); err != nil {
 				return err
 			}
 		}
-		return progress.BeginRescue(ctx, d.pool, state, conn.Identity().SystemID)
+		return progress.BeginRescue(ctx, d.pool, state, id.SystemID)
 	})
 	if err != nil {
-		return state, err
+		return seen, err
 	}
 	faultpoint.Hit(faultpoint.InRescueSnapshot)
-	state.SystemID, state.Timeline = conn.Identity().SystemID, conn.Identity().Timeline
+	state.SystemID, state.Timeline = id.SystemID, id.Timeline
 	state.Position = cdc.Position{End: made.ConsistentPoint}
 	state.Backfill = snapshot
+	state.Binding = seen.binding
 	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
 		if _, err := progress.Rescue(ctx, tx, state, fault.Error()); err != nil {
 			return err
@@ -98,7 +101,7 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 		return d.dismissRescue(ctx, tx, state.Slot)
 	})
 	if err != nil {
-		return state, err
+		return seen, err
 	}
 	d.hole.Store(nil)
 	d.log.Error("slot made anew; rows that the stream has missed are read from the table", "slot", state.Slot,
@@ -107,7 +110,8 @@ func (d *Daemon) rescue(ctx context.Context, conn *cdc.Conn, seen progress.State
 		d.log.Warn("no marker tells what was recorded before: every retained row is read, and sent unless relay.deliveries or relay.parked "+
 			"has its delivery; with deliver.log failures or none, most of them are sent again", "deliver.log", string(d.cfg().Deliver.Log))
 	}
-	return progress.Load(ctx, d.pool, state.Slot)
+	state, err = progress.Load(ctx, d.pool, state.Slot)
+	return start{state: state, binding: seen.binding}, err
 }
 
 // markerHere returns a marker of another server when it means something on this one,

@@ -122,7 +122,7 @@ func sentinel(err error, c health.Condition) health.Condition {
 		return known(health.Misconfigured, "install a newer relay")
 	case errors.Is(err, errForeignSlot):
 		return known(health.Misconfigured, "set cdc.slot to another name, or drop that slot")
-	case errors.Is(err, errOtherSlot), errors.Is(err, errForeignIDs): // they end with what to do
+	case errors.Is(err, errForeignIDs): // it ends with what to do
 		return known(health.Misconfigured, "")
 	case errors.Is(err, errLetGo):
 		return known(health.ShuttingDown, "")

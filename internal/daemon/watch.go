@@ -135,7 +135,7 @@ func (l *leader) lookAtPublication(ctx context.Context) error {
 		if l.d.cfg().CDC.Recovery == config.RecoveryManual {
 			return err
 		}
-		if _, err := l.d.repairPublication(ctx, l.state, err); err != nil && ctx.Err() == nil {
+		if err := l.d.repairPublication(ctx, l.state.Slot, err); err != nil && ctx.Err() == nil {
 			l.databaseError(err)
 		}
 	}

@@ -36,6 +36,11 @@ type State struct {
 	// Remaking tells that a rescue has begun to make the slot anew, and has not come to
 	// note where it begins.
 	Remaking bool
+	// Moved tells that progress was moved to another slot, table, publication or
+	// database, and that no slot was made for it since.
+	Moved bool
+	// Binding is what progress belongs to, zero when an older relay has made it.
+	Binding Binding
 }
 
 var (
@@ -46,12 +51,14 @@ var (
 	ErrNone = errors.New("no progress")
 )
 
-const columns = `slot, epoch, batch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, ''), remaking`
+const columns = `slot, epoch, batch, system_id, timeline, end_lsn::text, partial_lsn::text, partial_rows, coalesce(backfill::text, ''), coalesce(marker::text, ''), remaking, moved,
+	coalesce(database, ''), coalesce(database_oid, 0), coalesce(publication, ''), coalesce(outbox_table, ''), coalesce(outbox_oid, 0)`
 
 func scan(row pgx.Row) (State, error) {
 	var s State
 	var end, partial string
-	err := row.Scan(&s.Slot, &s.Epoch, &s.Batch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker, &s.Remaking)
+	err := row.Scan(&s.Slot, &s.Epoch, &s.Batch, &s.SystemID, &s.Timeline, &end, &partial, &s.Position.Rows, &s.Backfill, &s.Marker, &s.Remaking, &s.Moved,
+		&s.Binding.Database, &s.Binding.DatabaseOID, &s.Binding.Publication, &s.Binding.Table, &s.Binding.TableOID)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return State{}, ErrNone
 	}
@@ -76,8 +83,10 @@ func Load(ctx context.Context, db cdc.Queryer, slot string) (State, error) {
 
 // Create writes the first progress of a slot that has just been made.
 func Create(ctx context.Context, db cdc.Execer, s State) error {
-	_, err := db.Exec(ctx, `INSERT INTO relay.progress (slot, system_id, timeline, end_lsn, backfill)
-VALUES ($1, $2, $3, $4::text::pg_lsn, $5::text::pg_snapshot)`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill)
+	_, err := db.Exec(ctx, `INSERT INTO relay.progress (slot, system_id, timeline, end_lsn, backfill, database, database_oid, publication, outbox_table, outbox_oid)
+VALUES ($1, $2, $3, $4::text::pg_lsn, $5::text::pg_snapshot, nullif($6, ''), nullif($7::oid, 0), nullif($8, ''), nullif($9, ''), nullif($10::oid, 0))`,
+		s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill,
+		s.Binding.Database, s.Binding.DatabaseOID, s.Binding.Publication, s.Binding.Table, s.Binding.TableOID)
 	if err != nil {
 		return fmt.Errorf("create progress of slot %s: %w", s.Slot, err)
 	}
@@ -116,13 +125,15 @@ func BeginRescue(ctx context.Context, db cdc.Execer, s State, systemID string) e
 }
 
 // Rescue gives a slot that has been made anew its progress: the position where it
-// begins, and the snapshot up to which rows are read from the table. It begins a new
+// begins, the snapshot up to which rows are read from the table, and what it belongs to. It begins a new
 // epoch, so no older leader writes any more. detail tells the operator why.
 func Rescue(ctx context.Context, tx pgx.Tx, s State, detail string) (incident int64, err error) {
 	tag, err := tx.Exec(ctx, `UPDATE relay.progress
    SET system_id = $2, timeline = $3, end_lsn = $4::text::pg_lsn, partial_lsn = '0/0', partial_rows = 0,
-       backfill = $5::text::pg_snapshot, remaking = false, epoch = nextval('relay.epochs'), batch = 0, updated_at = now()
- WHERE slot = $1 AND epoch = $6`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill, s.Epoch)
+       backfill = $5::text::pg_snapshot, remaking = false, moved = false, epoch = nextval('relay.epochs'), batch = 0, updated_at = now(),
+       database = nullif($7, ''), database_oid = nullif($8::oid, 0), publication = nullif($9, ''), outbox_table = nullif($10, ''), outbox_oid = nullif($11::oid, 0)
+ WHERE slot = $1 AND epoch = $6`, s.Slot, s.SystemID, s.Timeline, s.Position.End.String(), s.Backfill, s.Epoch,
+		s.Binding.Database, s.Binding.DatabaseOID, s.Binding.Publication, s.Binding.Table, s.Binding.TableOID)
 	if err != nil {
 		return 0, fmt.Errorf("note the new slot %s: %w", s.Slot, err)
 	}

@@ -67,7 +67,7 @@ func TestRelay_RefusesASecondSlotOnOneOutbox(t *testing.T) {
 	second := s.launch("RELAY_CDC_SLOT=" + s.slot + "_second")
 	eventually(t, "the second refuses", func() bool { return second.state() == "misconfigured" })
 	_, status := second.get("/status")
-	for _, want := range []string{"another slot serves this outbox", s.slot + ",", "set cdc.slot"} {
+	for _, want := range []string{"the relay's identity has changed", "slot " + s.slot + ",", "correct cdc.slot"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("the status does not say %q: %s", want, status)
 		}
