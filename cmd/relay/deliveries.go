@@ -57,6 +57,8 @@ func outlook(d *deliver.Record) string {
 		return stamp(d.EndedAt) + ", its key waits"
 	case d.Status != deliver.StatusPending:
 		return stamp(d.EndedAt)
+	case d.Held:
+		return "waits until its subscription is enabled"
 	case d.Waits:
 		return "waits for an earlier one of its key"
 	case d.NextAttemptAt == nil:
@@ -156,7 +158,8 @@ func newDeliveriesShow() *cobra.Command {
 		Use: "show ID", Short: "Show one delivery and its attempts", Args: cobra.ExactArgs(1),
 		Long: "Show one delivery and its attempts: when each began, how long it took and what it spent that on, its result,\n" +
 			"the address that was dialed, and the first bytes of an answer that was a failure. An attempt that has no number\n" +
-			"cost none, because the endpoint asked for fewer of them (429).",
+			"cost none, because the endpoint asked for fewer of them (429), or because it tried before its time whether a failing\n" +
+			"endpoint works again; of such tries in a row the last is shown, and how many they were.",
 		Example: "  relay deliveries show 01a21045-eb52-7b6f-9a8d-0c6a35a1d2f0",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseID("delivery", args[0])
@@ -214,6 +217,9 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 		}
 		if a.Reason != "" {
 			result = string(a.Reason)
+		}
+		if a.Probes > 0 {
+			n = fmt.Sprintf("- (%d)", a.Probes)
 		}
 		rows[i] = []string{n, stamp(&a.At), strconv.FormatInt(a.Millis, 10) + "ms", phases(a.Phases), printable(result), orDash(&a.Detail),
 			orDash(&a.Address), orDash(&a.Answer)}

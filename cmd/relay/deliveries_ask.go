@@ -71,6 +71,9 @@ func retryDeliveries(ctx context.Context, cmd *cobra.Command, db *pgxpool.Pool, 
 		if d.Status == deliver.StatusDelivered || d.Status == deliver.StatusCancelled {
 			return fmt.Errorf("delivery %s is %s: only PENDING and DEAD ones can be tried again", id, d.Status)
 		}
+		if d.Held && d.Status == deliver.StatusPending {
+			return fmt.Errorf("delivery %s waits because its subscription is disabled: `relay subscriptions enable %s` sends all that waits", id, d.SubscriptionID)
+		}
 		before, targets = append(before, d), append(targets, id.String())
 	}
 	q := asked{kind: deliver.RequestRetryDelivery, targets: targets, wait: wait, could: "tried again"}

@@ -39,6 +39,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	var events []string
 	var rate float64
 	var waits []time.Duration
+	var timeout time.Duration
 	c := &cobra.Command{
 		Use: "add", Short: "Add a subscription and print its id", Args: cobra.NoArgs,
 		Long: "Add a subscription and print its id. Events are whole names (payment.received), a name part with a\n" +
@@ -99,11 +100,14 @@ func newSubscriptionsAdd() *cobra.Command {
 					}
 					return usageError{fmt.Errorf("--url: %w (egress.allow, egress.require_https and egress.http_tenants in the configuration decide)", err)}
 				}
+				if err := deliver.CheckTimeout(deliver.Timeout(timeout), cfg.Deliver.MaxTimeout); err != nil {
+					return usageError{fmt.Errorf("--timeout %s: %w (deliver.max_timeout in the configuration is the longest)", timeout, err)}
+				}
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
 				sub.Description, sub.Ordering, sub.OnDead, sub.Headers = description, ordering, onDead, headers
 				sub.SetFilter(f)
-				sub.RateLimit, sub.RetrySchedule, sub.ClientCertificate = rate, waits, certificate
+				sub.RateLimit, sub.RetrySchedule, sub.Timeout, sub.ClientCertificate = rate, waits, deliver.Timeout(timeout), certificate
 				if err := sub.CheckShown(); err != nil {
 					return usageError{fmt.Errorf("--client-certificate: %w", err)}
 				}
@@ -142,6 +146,7 @@ func newSubscriptionsAdd() *cobra.Command {
 	f.StringVar(&keyFile, "secret-file", "", "file that holds the secret")
 	f.Float64Var(&rate, "rate-limit", 0, "attempts a second that it gets at most, 0.01 to 1000; 0: as many as it takes")
 	durationsFlag(f, &waits, "retry-schedule", "wait before each attempt, as many attempts as items, such as 0s,5s,1m (default: deliver.retry.schedule)")
+	durationFlag(f, &timeout, "timeout", 0, "time for one attempt, for a receiver that needs longer than others, such as 30s; up to deliver.max_timeout (default: deliver.timeout)")
 	f.StringVar(&headersFile, "headers-file", "", "file with headers that its webhooks have besides ours, a line each: Name: value")
 	f.StringVar(&certificateFile, "client-certificate", "", "file with a certificate (PEM) that its receiver is shown where it asks for one, and behind it those that lead to its authority")
 	f.StringVar(&certificateKey, "client-key", "", "file with the key of --client-certificate (PEM)")
@@ -350,6 +355,14 @@ func certificateState(c *deliver.Certificate) string {
 	return fmt.Sprintf("%s, %s until %s, SHA-256 %s", printable(c.Subject), c.State(time.Now()), stamp(&c.NotAfter), c.Fingerprint)
 }
 
+// ownTimeout is the timeout of the subscription's own.
+func ownTimeout(s *deliver.Subscription) string {
+	if s.Timeout == 0 {
+		return "-"
+	}
+	return s.Timeout.String()
+}
+
 func rotationState(what string, at *time.Time) string {
 	if at == nil {
 		return "-"
@@ -407,6 +420,7 @@ func newSubscriptionsShow() *cobra.Command {
 					[2]string{"events", row[3]}, [2]string{"filter", wanted}, [2]string{"url", row[4]}, [2]string{"failing since", row[5]}, [2]string{"prospect", orDash(&next)},
 					[2]string{"warned", stamp(s.WarnedAt)}, [2]string{"reason", row[6]}, [2]string{"secret", secretState(s)}, [2]string{"next secret", rotationState("staged", s.NextStagedAt)},
 					[2]string{"previous secret", rotationState("signs until", s.PreviousExpiresAt)}, [2]string{"client certificate", certificateState(s.Certificate)}, [2]string{"ordering", s.Ordering}, [2]string{"on dead", s.OnDead},
+					[2]string{"timeout", ownTimeout(s)},
 					[2]string{"description", printable(s.Description)}, [2]string{"created", stamp(&s.CreatedAt)}, [2]string{"updated", stamp(&s.UpdatedAt)})
 			})
 		},
@@ -463,24 +477,32 @@ func newSubscriptionsRemove() *cobra.Command {
 }
 
 func newSubscriptionsSwitch(on bool) *cobra.Command {
-	name, short, done := "disable", "Disable a subscription; its events are kept and wait", "disabled"
+	name, short, long, done := "disable", "Disable a subscription; its events are kept and wait",
+		"Disable a subscription: its events are kept and wait until it is enabled. One that is disabled already keeps its reason,\n"+
+			"unless --reason gives another.", "disabled"
 	if on {
-		name, short, done = "enable", "Enable a subscription; what waited is delivered", "enabled"
+		name, short, long, done = "enable", "Enable a subscription; what waited is delivered",
+			"Enable a subscription, or say of an active one that its endpoint works again: its failures are forgotten, its circuit is\n"+
+				"closed, and what waits for it is due now and sent slowly at first.", "enabled"
 	}
 	var reason, output string
 	c := &cobra.Command{
-		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1),
+		Use: name + " ID", Short: short, Long: long, Args: cobra.ExactArgs(1),
 		Example: "  relay subscriptions " + name + " 01a21045-e54f-72f6-866b-2636175a6f62",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSubscription(cmd, args[0], func(ctx context.Context, _ *config.Config, store deliver.Subscriptions, s *deliver.Subscription) error {
-				if err := store.SetActive(ctx, s.ID, on, reason); err != nil {
+				why := reason
+				if !on && !s.Active && !cmd.Flags().Changed("reason") {
+					why = "" // it keeps the one that it has
+				}
+				if err := store.SetActive(ctx, s.ID, on, why); err != nil {
 					return err
 				}
 				now, err := store.Get(ctx, s.ID)
 				if err != nil {
 					return err
 				}
-				return say(cmd, output, done+" "+s.ID.String(), now)
+				return say(cmd, output, switched(s, now, done), now)
 			})
 		},
 	}
@@ -489,6 +511,25 @@ func newSubscriptionsSwitch(on bool) *cobra.Command {
 	}
 	addOutput(c, &output)
 	return c
+}
+
+// switched says what became of a subscription that was enabled or disabled.
+func switched(was, now *deliver.Subscription, done string) string {
+	switch {
+	case !was.Active && !now.Active:
+		return "disabled already: " + now.ID.String() + " (" + orDash(now.DisabledReason) + ")"
+	case was.Active && now.Active && was.FailingSince != nil:
+		return done + " " + now.ID.String() + ": what it failed by since " + stamp(was.FailingSince) + " is forgotten, and what waits for it is due now"
+	}
+	return done + " " + now.ID.String()
+}
+
+// warnDisabled says that an endpoint that takes a test event gets no others.
+func warnDisabled(cmd *cobra.Command, s *deliver.Subscription) {
+	if !s.Active {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: the subscription is disabled (%s): its events wait until `relay subscriptions enable %s`\n",
+			orDash(s.DisabledReason), s.ID)
+	}
 }
 
 // testResult is what an endpoint did with a test event.
@@ -514,6 +555,7 @@ func newSubscriptionsTest() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				warnDisabled(cmd, s)
 				out, err := postTest(ctx, cfg, s, signer)
 				if err != nil {
 					return err
@@ -561,5 +603,5 @@ func postTest(ctx context.Context, cfg *config.Config, s *deliver.Subscription, 
 	if err != nil {
 		return deliver.Outcome{}, err
 	}
-	return daemon.PostTest(ctx, policy, daemon.NewPoster(policy, cfg, version), s, signer)
+	return daemon.PostTest(ctx, policy, daemon.NewPoster(policy, cfg, version), s, signer, cfg.Deliver.MaxTimeout)
 }

@@ -110,9 +110,16 @@ func TestSubscriptions_AreListedShownSwitchedAndRemoved(t *testing.T) {
 	if !one.Active || one.DisabledReason != nil {
 		t.Errorf("after enable: %+v", one)
 	}
+	s.relay("subscriptions", "disable", a, "--reason", "moving house").exits(0)
+	s.relay("subscriptions", "disable", a).exits(0).quiet().says("disabled already: "+a, "moving house")
+	s.relay("subscriptions", "enable", a).exits(0).quiet().says("enabled " + a)
 	s.exec("INSERT INTO relay.failing VALUES ($1, '2026-01-02T03:04:05Z', NULL)", a)
 	s.relay("subscriptions", "list").exits(0).says("failing", "2026-01-02 03:04:05.000Z")
 	s.relay("subscriptions", "show", a).exits(0).says("failing", "2026-01-02 03:04:05.000Z", "disabled after 2026-01-07 03:04:05.000Z")
+	s.relay("subscriptions", "enable", a).exits(0).quiet().says("enabled "+a, "is forgotten")
+	if r := s.relay("subscriptions", "list").exits(0); strings.Contains(r.out, "failing") {
+		t.Errorf("it fails after it was enabled:\n%s", r.out)
+	}
 	s.relay("subscriptions", "remove", a).exits(exitUsage).complains("subscription "+a+" of acme to https://a.example/x is gone for good", "0 deliveries that wait", "add --yes")
 	s.relay("subscriptions", "remove", a, "--dry-run").exits(0).quiet().says("is gone for good")
 	if n := s.text("SELECT count(*)::text FROM relay.subscriptions"); n != "2" {
@@ -291,4 +298,16 @@ func TestSubscriptions_NotingAChangeFailsNobody(t *testing.T) {
 	if n := s.text("SELECT count(*)::text FROM relay.changes WHERE tenant_id = 'globex' AND before ->> 'tenant_id' = 'acme'"); n != "0" {
 		t.Error("a tenant sees how it was under another")
 	}
+}
+
+func TestSubscriptionsAdd_TakesATimeoutUpToTheLongest(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	add := []string{"subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--secret", testSecret}
+	for _, wrong := range []string{"91s", "1ms", "-1s"} {
+		s.relay(append(add, "--timeout", wrong)...).exits(exitUsage).complains("--timeout", "from 100ms to 1m30s", "deliver.max_timeout")
+	}
+	r := s.relay(append(add, "--timeout", "60s")...).exits(0)
+	s.relay("subscriptions", "show", strings.TrimSpace(r.out)).exits(0).says("timeout", "1m0s")
+	s.relay("subscriptions", "show", strings.TrimSpace(r.out), "-o", "json").exits(0).says(`"timeout": "1m0s"`)
 }

@@ -43,11 +43,12 @@ type DB interface {
 
 // Limits bound what callers may do. The zero value of a field takes the bound away.
 type Limits struct {
-	TokenRate        float64 // calls a second with one token; twice as many at once
-	AddressRate      float64 // and from one address
-	MaxSubscriptions int     // of one tenant
-	MaxReplay        int     // rows of one replay
-	WriteRate        float64 // changes a second of one tenant; twice as many at once
+	TokenRate        float64       // calls a second with one token; twice as many at once
+	AddressRate      float64       // and from one address
+	MaxSubscriptions int           // of one tenant
+	MaxReplay        int           // rows of one replay
+	MaxTimeout       time.Duration // that a subscription may have as its own
+	WriteRate        float64       // changes a second of one tenant; twice as many at once
 
 	// TrustedProxies say in X-Forwarded-For where a call comes from.
 	TrustedProxies []netip.Prefix

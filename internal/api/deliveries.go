@@ -32,7 +32,8 @@ type Delivery struct {
 	CreatedAt       time.Time  `json:"created_at" doc:"When the event was committed."`
 	EndedAt         *time.Time `json:"ended_at" doc:"When it was delivered or given up."`
 	DeliveredAt     *time.Time `json:"delivered_at"`
-	NextAttemptAt   *time.Time `json:"next_attempt_at"`
+	NextAttemptAt   *time.Time `json:"next_attempt_at" doc:"When it is tried next: by its schedule, not before its endpoint may be tried again, and earlier when it is the one that tries whether that works again. Null: it has ended, waits for an earlier one, or its subscription is disabled."`
+	Disabled        bool       `json:"subscription_disabled" doc:"Its subscription is disabled: it waits until that is enabled."`
 	WaitsForEarlier bool       `json:"waits_for_earlier" doc:"An earlier event of the same key is ahead of it."`
 	Halts           bool       `json:"halts" doc:"It is dead, and later events of its key wait behind it."`
 	Replayed        bool       `json:"replayed" doc:"It was sent again by a replay."`
@@ -57,7 +58,8 @@ type DeliveryRequest struct {
 
 // Attempt is one attempt to deliver.
 type Attempt struct {
-	Number         *int      `json:"number" doc:"By the retry schedule, from 1. Null: it cost none, because the endpoint asked for fewer (429)."`
+	Number         *int      `json:"number" doc:"By the retry schedule, from 1. Null: it cost none, because the endpoint asked for fewer (429), or because it only tried, before its time, whether a failing endpoint works again."`
+	Probes         int       `json:"probes,omitempty" doc:"How many such tries in a row the entry stands for; it shows the last."`
 	At             time.Time `json:"at" doc:"When it began."`
 	DurationMillis float64   `json:"duration_ms"`
 	Phases         *Phases   `json:"phases_us,omitempty" doc:"What it spent its time on, in microseconds. Absent: it went over a connection that was open, and waited for the answer."`
@@ -116,7 +118,7 @@ func delivery(r *deliver.Record) Delivery {
 	return Delivery{ID: r.ID, EventID: r.EventID, SubscriptionID: r.SubscriptionID, TenantID: r.TenantID, Event: r.Event,
 		AggregateType: r.AggregateType, AggregateID: r.AggregateID, Status: string(r.Status), Attempts: r.Attempts,
 		LastError: r.LastError, LastStatusCode: r.LastStatusCode, CreatedAt: r.CreatedAt.UTC(), EndedAt: utc(r.EndedAt),
-		DeliveredAt: utc(r.DeliveredAt), NextAttemptAt: utc(r.NextAttemptAt), WaitsForEarlier: r.Waits, Halts: r.Halts,
+		DeliveredAt: utc(r.DeliveredAt), NextAttemptAt: utc(r.NextAttemptAt), Disabled: r.Held, WaitsForEarlier: r.Waits, Halts: r.Halts,
 		Replayed: r.Replay != nil, Sequence: r.Sequence}
 }
 
@@ -214,7 +216,7 @@ func history(r *deliver.Record) ([]Attempt, error) {
 	}
 	for i := range kept {
 		k := &kept[i]
-		a := Attempt{At: k.At.UTC(), DurationMillis: float64(k.Millis), Reason: string(k.Reason), Detail: k.Detail}
+		a := Attempt{At: k.At.UTC(), DurationMillis: float64(k.Millis), Reason: string(k.Reason), Detail: k.Detail, Probes: k.Probes}
 		if k.N != 0 {
 			a.Number = &k.N
 		}
@@ -242,6 +244,9 @@ func (s *server) retryDelivery(ctx context.Context, c *caller, in *DeliveryPath)
 	if r.Status != deliver.StatusPending && r.Status != deliver.StatusDead {
 		return nil, newProblem(http.StatusConflict, fmt.Sprintf("The delivery is %s. Only PENDING and DEAD ones can be tried again.", r.Status))
 	}
+	if r.Held && r.Status == deliver.StatusPending {
+		return nil, newProblem(http.StatusConflict, "Its subscription is disabled. Enable that, and all that waits for it is sent.")
+	}
 	var asked map[string]int64
 	if err := db.write(ctx, func(w *change) error {
 		if asked, err = deliver.Ask(ctx, w.Tx, deliver.RequestRetryDelivery, []string{r.ID.String()}); err != nil {
@@ -253,10 +258,14 @@ func (s *server) retryDelivery(ctx context.Context, c *caller, in *DeliveryPath)
 	}
 	wait, cancel := context.WithTimeout(ctx, retryWait)
 	defer cancel()
-	if _, err := deliver.Await(wait, s.DB, []int64{asked[r.ID.String()]}); err != nil {
+	left, err := deliver.Await(wait, s.DB, []int64{asked[r.ID.String()]})
+	if err != nil {
 		return nil, err
 	}
 	if now, err := db.record(ctx, in.ID); err == nil {
+		if len(left) == 0 && r.Status == deliver.StatusDead && now.Status == deliver.StatusDead && now.EndedAt.Equal(*r.EndedAt) {
+			return nil, newProblem(http.StatusConflict, "It was not tried again: its subscription is gone, or its body is kept no longer.")
+		}
 		r = now
 	}
 	return &retryOutput{Body: delivery(r)}, nil

@@ -177,7 +177,7 @@ func TestRetry_AsksTheRelayAndNotesIt(t *testing.T) {
 		defer close(done)
 		for {
 			tag, err := w.db.Exec(context.WithoutCancel(t.Context()), `WITH asked AS (DELETE FROM relay.requests WHERE kind = 'retry_delivery' RETURNING target)
-				UPDATE relay.parked SET next_attempt_at = '2001-01-01' WHERE id IN (SELECT target::uuid FROM asked)`)
+				UPDATE relay.parked SET next_attempt_at = '2101-01-01' WHERE id IN (SELECT target::uuid FROM asked)`)
 			if err != nil || tag.RowsAffected() > 0 {
 				return
 			}
@@ -186,7 +186,7 @@ func TestRetry_AsksTheRelayAndNotesIt(t *testing.T) {
 	a := w.call("POST", "/deliveries/"+waiting.String()+"/retry", acme, nil)
 	<-done
 	var d Delivery
-	if a.into(t, &d); a.Status != http.StatusAccepted || d.NextAttemptAt.Year() != 2001 {
+	if a.into(t, &d); a.Status != http.StatusAccepted || d.NextAttemptAt.Year() != 2101 {
 		t.Errorf("status %d, %s", a.Status, a.Text)
 	}
 	if n := w.call("GET", "/changes?limit=1", acme, nil); !strings.Contains(n.Text, "delivery.retry") || !strings.Contains(n.Text, waiting.String()) {
@@ -203,5 +203,36 @@ func TestRetry_AsksTheRelayAndNotesIt(t *testing.T) {
 	took := w.ended("acme", sub.ID, time.Now(), 2, "DELIVERED", "payment.received", "inv")
 	if a := w.call("POST", "/deliveries/"+took.String()+"/retry", acme, nil); a.Status != http.StatusConflict || !strings.Contains(a.Text, "DELIVERED") {
 		t.Errorf("a delivered one: status %d, %s", a.Status, a.Text)
+	}
+	w.call("POST", "/subscriptions/"+sub.ID.String()+"/disable", acme, nil)
+	if a := w.call("POST", "/deliveries/"+waiting.String()+"/retry", acme, nil); a.Status != http.StatusConflict || !strings.Contains(a.Text, "disabled") {
+		t.Errorf("one of a disabled subscription: status %d, %s", a.Status, a.Text)
+	}
+	var test TestResult
+	if w.call("POST", "/subscriptions/"+sub.ID.String()+"/test", acme, nil).into(t, &test); len(test.Warnings) != 1 {
+		t.Errorf("a test of a disabled subscription warns of %q", test.Warnings)
+	}
+}
+
+// The relay has looked, and there is nothing left to send.
+func TestRetry_OfWhatCannotBeSentAnyMoreIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	dead := w.ended("acme", w.subscribe(acme).ID, time.Now(), 1, "DEAD", "payment.received", "inv")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			tag, err := w.db.Exec(context.WithoutCancel(t.Context()), "DELETE FROM relay.requests WHERE kind = 'retry_delivery'")
+			if err != nil || tag.RowsAffected() > 0 {
+				return
+			}
+		}
+	}()
+	a := w.call("POST", "/deliveries/"+dead.String()+"/retry", acme, nil)
+	<-done
+	if a.Status != http.StatusConflict || !strings.Contains(a.Text, "not tried again") {
+		t.Errorf("status %d, %s", a.Status, a.Text)
 	}
 }

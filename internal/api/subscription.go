@@ -30,6 +30,7 @@ type Subscription struct {
 	Format            string             `json:"format" enum:"webhook,cloudevents" doc:"What the body is: our own envelope, or a CloudEvent (structured mode)."`
 	RateLimit         *float64           `json:"rate_limit" doc:"Attempts a second that it gets at most. Null: as many as it takes."`
 	RetrySchedule     []string           `json:"retry_schedule" nullable:"true" doc:"Wait before each attempt, as many attempts as items. Null: that of the relay's configuration."`
+	Timeout           *string            `json:"timeout" doc:"How long an attempt may take, until the end of the answer. Null: as long as the relay's configuration says."`
 	Active            bool               `json:"active" doc:"While it is false, events are kept and not sent."`
 	DisabledReason    *string            `json:"disabled_reason" doc:"Why it is not active."`
 	HeaderNames       []string           `json:"header_names" nullable:"false" doc:"Names of the headers that its webhooks have besides ours. Their values are not shown."`
@@ -61,6 +62,7 @@ type NewSubscription struct {
 	Format            string                `json:"format,omitempty" enum:"webhook,cloudevents" doc:"webhook, if not given."`
 	RateLimit         *float64              `json:"rate_limit,omitempty" minimum:"0.01" maximum:"1000" doc:"Attempts a second that it gets at most."`
 	RetrySchedule     []string              `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h."`
+	Timeout           string                `json:"timeout,omitempty" maxLength:"32" doc:"How long an attempt may take, such as 30s, for a receiver that needs longer than others. The relay has a longest one." example:"30s"`
 	Active            *bool                 `json:"active,omitempty" doc:"true, if not given."`
 	Headers           []Header              `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"Headers that its webhooks have besides ours. Kept like secrets: only their names are shown."`
 	Auth              *Auth                 `json:"auth,omitempty" writeOnly:"true" doc:"What the receiver wants in the header Authorization."`
@@ -93,6 +95,7 @@ type SubscriptionPatch struct {
 	Format            *string               `json:"format,omitempty" enum:"webhook,cloudevents"`
 	RateLimit         *float64              `json:"rate_limit,omitempty" minimum:"0" maximum:"1000" doc:"Attempts a second that it gets at most. 0 takes the bound away."`
 	RetrySchedule     []string              `json:"retry_schedule,omitempty" maxItems:"100" nullable:"false" doc:"Wait before each attempt, such as 0s, 5s, 1m, 2h; up to 720h. An empty list is that of the configuration."`
+	Timeout           *string               `json:"timeout,omitempty" maxLength:"32" doc:"How long an attempt may take, such as 30s. 0s takes it away."`
 	Active            *bool                 `json:"active,omitempty"`
 	Headers           []Header              `json:"headers,omitempty" maxItems:"20" nullable:"false" writeOnly:"true" doc:"All headers, instead of those that there are; an empty list for none. Authorization is not among them."`
 	Auth              *Auth                 `json:"auth,omitempty" writeOnly:"true"`
@@ -113,6 +116,10 @@ func view(s *deliver.Subscription) Subscription {
 	}
 	if rate := s.RateLimit; rate > 0 {
 		v.RateLimit = &rate
+	}
+	if s.Timeout > 0 {
+		text := s.Timeout.String()
+		v.Timeout = &text
 	}
 	for _, d := range s.RetrySchedule {
 		v.RetrySchedule = append(v.RetrySchedule, duration.Format(d))
@@ -187,6 +194,21 @@ func schedule(list []string) ([]time.Duration, error) {
 		out = append(out, d)
 	}
 	return out, nil
+}
+
+// timeout reads a subscription's own timeout.
+func (s *server) timeout(text string) (deliver.Timeout, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		d = -1 // which is none either
+	}
+	if err := deliver.CheckTimeout(deliver.Timeout(d), s.Limits().MaxTimeout); err != nil {
+		return 0, invalid("/timeout", sentence(err.Error()))
+	}
+	return deliver.Timeout(d), nil
 }
 
 const patternHelp = "Expected a name such as payment.received, a pattern such as payment.*, or *."

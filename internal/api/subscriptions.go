@@ -21,11 +21,12 @@ import (
 
 // TestResult is what an endpoint did with a test event.
 type TestResult struct {
-	Success        bool   `json:"success"`
-	StatusCode     *int   `json:"status_code" doc:"Null: there was no answer."`
-	Reason         string `json:"reason,omitempty" doc:"Why it failed, out of the same set as a delivery's."`
-	Detail         string `json:"detail,omitempty"`
-	DurationMicros int64  `json:"duration_us"`
+	Success        bool     `json:"success"`
+	StatusCode     *int     `json:"status_code" doc:"Null: there was no answer."`
+	Reason         string   `json:"reason,omitempty" doc:"Why it failed, out of the same set as a delivery's."`
+	Detail         string   `json:"detail,omitempty"`
+	DurationMicros int64    `json:"duration_us"`
+	Warnings       []string `json:"warnings,omitempty" doc:"What keeps events from it although it takes a test event."`
 }
 
 type (
@@ -88,7 +89,7 @@ func (s *server) subscriptionRoutes(api huma.API) {
 		Description: "Removes a subscription. What waits for it is cancelled."}, token.RoleTenantWrite, s.deleteSubscription)
 	register(s, api, huma.Operation{OperationID: "enableSubscription", Method: http.MethodPost, Path: "/subscriptions/{id}/enable", Tags: tags,
 		Summary: "Enable a subscription", Errors: []int{404},
-		Description: "Sends what was kept while it was disabled, slowly at first, and what comes."}, token.RoleTenantWrite,
+		Description: "Sends what was kept while it was disabled, slowly at first, and what comes. Of an active one it says that its endpoint works again: failures are forgotten, and what waits is due now, slowly at first."}, token.RoleTenantWrite,
 		func(ctx context.Context, c *caller, in *SubscriptionPath) (*oneOutput, error) {
 			return s.setActive(ctx, c, in.ID, true)
 		})
@@ -144,6 +145,9 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	sub.Format = b.Format
 	set(&sub.RateLimit, b.RateLimit)
 	if sub.RetrySchedule, err = schedule(b.RetrySchedule); err != nil {
+		return nil, err
+	}
+	if sub.Timeout, err = s.timeout(b.Timeout); err != nil {
 		return nil, err
 	}
 	sub.Description = b.Description
@@ -274,6 +278,11 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 				return err
 			}
 		}
+		if b.Timeout != nil {
+			if sub.Timeout, err = s.timeout(*b.Timeout); err != nil {
+				return err
+			}
+		}
 		if err := s.checkRules(sub); err != nil {
 			return err
 		}
@@ -354,8 +363,8 @@ func (s *server) setActive(ctx context.Context, c *caller, id string, active boo
 	var sub *deliver.Subscription
 	err := s.store(c).write(ctx, func(w *change) error {
 		var err error
-		if sub, err = w.subscription(ctx, id); err != nil || sub.Active == active {
-			return err
+		if sub, err = w.subscription(ctx, id); err != nil || !sub.Active && !active {
+			return err // enabling an active one makes the relay forget its failures
 		}
 		before := view(sub)
 		if err := w.list().SetActive(ctx, sub.ID, active, byTenant); err != nil {
@@ -410,6 +419,9 @@ func (s *server) postTest(ctx context.Context, c *caller, sub *deliver.Subscript
 	r := &TestResult{Success: out.Success(), Reason: string(out.Reason), Detail: out.Detail, DurationMicros: out.Duration.Microseconds()}
 	if out.StatusCode != 0 {
 		r.StatusCode = &out.StatusCode
+	}
+	if !sub.Active {
+		r.Warnings = []string{"The subscription is disabled: its events wait until it is enabled."}
 	}
 	return r, nil
 }

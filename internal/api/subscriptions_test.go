@@ -88,6 +88,9 @@ func TestCreate_NamesTheFieldThatIsWrong(t *testing.T) {
 		"wait":                {`{"url":"https://h.example.com","event":"*","retry_schedule":["0s","soon"]}`, "/retry_schedule/1"},
 		"negative wait":       {`{"url":"https://h.example.com","event":"*","retry_schedule":["-1s"]}`, "/retry_schedule/0"},
 		"long wait":           {`{"url":"https://h.example.com","event":"*","retry_schedule":["721h"]}`, "/retry_schedule/0"},
+		"timeout":             {`{"url":"https://h.example.com","event":"*","timeout":"soon"}`, "/timeout"},
+		"short timeout":       {`{"url":"https://h.example.com","event":"*","timeout":"1ms"}`, "/timeout"},
+		"long timeout":        {`{"url":"https://h.example.com","event":"*","timeout":"91s"}`, "/timeout"},
 		"format":              {`{"url":"https://h.example.com","event":"*","format":"xml"}`, "/format"},
 		"ordering":            {`{"url":"https://h.example.com","event":"*","ordering":"KEY"}`, "/ordering"},
 		"halt without order":  {`{"url":"https://h.example.com","event":"*","ordering":"none","on_dead":"halt"}`, "/on_dead"},
@@ -332,7 +335,7 @@ func TestUpdate_WithAnETagUndoesNobodysChange(t *testing.T) {
 	}
 }
 
-func TestEnable_AndDisableAreSeenAndNotedOnce(t *testing.T) {
+func TestEnable_AndDisableAreSeenAndNoted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	acme := w.token(token.RoleTenantWrite, "acme")
@@ -349,8 +352,8 @@ func TestEnable_AndDisableAreSeenAndNotedOnce(t *testing.T) {
 		}
 	}
 	var changes struct{ Items []Change }
-	if w.call("GET", "/changes", acme, nil).into(t, &changes); len(changes.Items) != 3 {
-		t.Errorf("%d changes, want creation and one of each", len(changes.Items))
+	if w.call("GET", "/changes", acme, nil).into(t, &changes); len(changes.Items) != 4 {
+		t.Errorf("%d changes, want the creation, one disabling and two enablings: the second one says that the endpoint works", len(changes.Items))
 	}
 	a := w.call("POST", "/subscriptions", acme, `{"url":"https://h.example.com","event":"*","active":false}`)
 	var off Created
@@ -412,5 +415,49 @@ func TestList_GoesOnWhereThePageEnded(t *testing.T) {
 	}
 	if a := w.call("GET", "/subscriptions", w.token(token.RoleTenantRead, "empty"), nil); a.Text != `{"items":[],"next_cursor":null}`+"\n" {
 		t.Errorf("an empty list is %q", a.Text)
+	}
+}
+
+// An endpoint that fails and was never disabled: enabling it says that it works again.
+func TestEnable_ForgetsTheFailuresOfAnActiveOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	one := "/subscriptions/" + w.subscribe(acme).ID.String()
+	if _, err := w.db.Exec(t.Context(), `INSERT INTO relay.failing (subscription_id, since, not_before, circuit_open)
+SELECT id, now(), now() + interval '1 hour', true FROM relay.subscriptions`); err != nil {
+		t.Fatal(err)
+	}
+	var sub Subscription
+	if w.call("GET", one, acme, nil).into(t, &sub); sub.FailingSince == nil {
+		t.Fatal("it does not fail")
+	}
+	if w.call("POST", one+"/enable", acme, nil).into(t, &sub); sub.FailingSince != nil || !sub.Active {
+		t.Errorf("enabled: %+v", sub)
+	}
+	if a := w.call("GET", "/changes", acme, nil); !strings.Contains(a.Text, "subscription.enable") {
+		t.Errorf("not on record: %s", a.Text)
+	}
+}
+
+func TestTimeout_IsSetChangedAndTakenAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	var c Created
+	w.call("POST", "/subscriptions", acme, `{"url":"https://h.example.com","event":"*","timeout":"60s"}`).into(t, &c)
+	if c.Timeout == nil || *c.Timeout != "1m0s" {
+		t.Fatalf("%+v", c)
+	}
+	one := "/subscriptions/" + c.ID.String()
+	var sub Subscription
+	if w.call("PATCH", one, acme, `{"timeout":"30s"}`).into(t, &sub); sub.Timeout == nil || *sub.Timeout != "30s" {
+		t.Errorf("changed: %+v", sub)
+	}
+	if a := w.call("PATCH", one, acme, `{"timeout":"2m"}`); a.Status != http.StatusUnprocessableEntity || !strings.Contains(a.Text, "to 1m30s") {
+		t.Errorf("too long: %d %s", a.Status, a.Text)
+	}
+	if w.call("PATCH", one, acme, `{"timeout":"0s"}`).into(t, &sub); sub.Timeout != nil {
+		t.Errorf("taken away: %+v", sub)
 	}
 }

@@ -60,7 +60,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	w := &world{t: t, db: db, logs: output.New(t, "the log"), said: output.New(t, "an answer"), limits: Limits{MaxSubscriptions: 100}}
+	w := &world{t: t, db: db, logs: output.New(t, "the log"), said: output.New(t, "an answer"), limits: Limits{MaxSubscriptions: 100, MaxTimeout: 90 * time.Second}}
 	catalog, err := outbox.NewCatalog()
 	if err != nil {
 		t.Fatal(err)

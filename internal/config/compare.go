@@ -19,6 +19,9 @@ var relations = []relation{
 	{"deliver.handover_after", "deliver.timeout", func(c *Config) bool {
 		return c.Deliver.HandoverAfter < c.Deliver.Timeout
 	}, "less than"},
+	{"deliver.timeout", "deliver.max_timeout", func(c *Config) bool {
+		return c.Deliver.Timeout <= c.Deliver.MaxTimeout
+	}, "at most"},
 	{"deliver.connect_timeout", "deliver.timeout", func(c *Config) bool {
 		return c.Deliver.ConnectTimeout <= c.Deliver.Timeout
 	}, "at most"},

@@ -95,6 +95,7 @@ type Catalog struct {
 // Deliver governs the way from an event to its endpoints.
 type Deliver struct {
 	Timeout             time.Duration // whole attempt, from name resolution to the last byte of the answer
+	MaxTimeout          time.Duration // longest that a subscription may have as its own; at least Timeout
 	ConnectTimeout      time.Duration // name resolution and TCP, part of Timeout
 	HeaderTimeout       time.Duration // end of the request to the headers of the answer; its default may be above Timeout, which then holds
 	HandoverAfter       time.Duration // an attempt that lasts longer is parked; below Timeout

@@ -77,6 +77,8 @@ var settings = []setting{
 
 	one("deliver.timeout", "15s", "Time for one attempt, from name resolution to the end of the answer.",
 		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.Timeout }),
+	one("deliver.max_timeout", "1m30s", "Longest timeout that a subscription may have as its own, in place of deliver.timeout and deliver.header_timeout.",
+		duration(10*time.Millisecond, 10*time.Minute), func(c *Config) *time.Duration { return &c.Deliver.MaxTimeout }),
 	one("deliver.connect_timeout", "3s", "Time for name resolution and TCP, part of deliver.timeout.",
 		duration(10*time.Millisecond, 30*time.Second), func(c *Config) *time.Duration { return &c.Deliver.ConnectTimeout }),
 	one("deliver.header_timeout", "10s", "Time from the end of the request to the headers of the answer; deliver.timeout where that is shorter.",

@@ -59,7 +59,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			for i, t := range c.TrustedProxies {
 				proxies[i] = t.Prefix
 			}
-			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay}
+			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay, MaxTimeout: d.cfg().Deliver.MaxTimeout}
 		},
 		Catalog: d.catalog.Load,
 		CheckURL: func(tenant, url string) error {
@@ -68,7 +68,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		},
 		Keys: d.keys.Load,
 		Post: func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
-			return PostTest(ctx, d.policy, d.sink(), s, signer)
+			return PostTest(ctx, d.policy, d.sink(), s, signer, d.cfg().Deliver.MaxTimeout)
 		},
 		CountReplay: func(ctx context.Context, s *deliver.Subscription, events []string, from, to time.Time) (deliver.ReplayFound, error) {
 			return d.retained().Count(ctx, s, events, from, to)
@@ -119,7 +119,8 @@ func (d *Daemon) tokens() *token.Checker {
 // PostTest posts a signed event of type relay.test to a subscription's endpoint, on the way that deliveries take, and with its
 // client certificate, on a connection that ends with it. Its error is of the subscription, and is for its tenant to read; what
 // the endpoint did is in the outcome.
-func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
+func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *deliver.Subscription, signer *signature.Signer,
+	most time.Duration) (deliver.Outcome, error) {
 	u, err := policy.CheckURLOf(s.TenantID, s.URL)
 	if err != nil {
 		return deliver.Outcome{}, err
@@ -143,9 +144,9 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 		return deliver.Outcome{}, err
 	}
 	r := &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
-		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1}
+		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1, Timeout: s.OwnTimeout(most)}
 	if pair != nil {
-		as := policy.Identities(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1}).New(pair)
+		as := policy.Identities(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1, HeaderTimeout: most + time.Second, Timeout: most + time.Second}).New(pair)
 		defer as.Close()
 		r.Identity = as
 	}

@@ -198,11 +198,16 @@ func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Post
 	return &webhook.Poster{
 		// Many subscriptions may lead to one host: an attempt should not have to
 		// dial because another one's connection did not fit into the pool.
-		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: idleConnections(c), MaxIdleConnsPerHost: concurrency(c)}).Transport,
-		Timeout:   c.Deliver.Timeout,
-		UserAgent: "relay/" + version,
+		Transport: policy.Client(egress.TransportOptions{MaxIdleConns: idleConnections(c), MaxIdleConnsPerHost: concurrency(c),
+			HeaderTimeout: longest(c), Timeout: longest(c)}).Transport,
+		Timeout:       c.Deliver.Timeout,
+		HeaderTimeout: min(c.Deliver.HeaderTimeout, c.Deliver.Timeout),
+		UserAgent:     "relay/" + version,
 	}
 }
+
+// longest bounds whatever attempt there is; each has a bound of its own below.
+func longest(c *Settings) time.Duration { return c.Deliver.MaxTimeout + time.Second }
 
 // idleConnections is how many idle connections are kept without a client certificate.
 func idleConnections(c *Settings) int { return min(max(1024, concurrency(c)), mostIdle(c)) }
@@ -216,7 +221,7 @@ func mostIdle(c *Settings) int {
 // left of the file descriptors, or a few where that is nothing.
 func identityOptions(c *Settings) egress.TransportOptions {
 	return egress.TransportOptions{MaxIdleConns: min(1024, max(c.Deliver.EndpointConcurrency, mostIdle(c)-idleConnections(c))),
-		MaxIdleConnsPerHost: c.Deliver.EndpointConcurrency}
+		MaxIdleConnsPerHost: c.Deliver.EndpointConcurrency, HeaderTimeout: longest(c), Timeout: longest(c)}
 }
 
 // identify makes the connections of a subscription that has a client certificate.
@@ -299,7 +304,7 @@ func dispatchOptions(c *Settings) deliver.Options {
 	r := c.Deliver.Retry
 	return deliver.Options{
 		Schedule: deliver.Schedule{Delays: r.Schedule, Jitter: r.Jitter, MaxRetryAfter: r.MaxRetryAfter, MinRetryAfter: time.Second},
-		Timeout:  c.Deliver.Timeout, HandoverAfter: c.Deliver.HandoverAfter,
+		Timeout:  c.Deliver.Timeout, MaxTimeout: c.Deliver.MaxTimeout, HandoverAfter: c.Deliver.HandoverAfter,
 		Concurrency: concurrency(c), FreshConcurrency: min(concurrency(c), freshPerCore*runtime.GOMAXPROCS(0)), EndpointConcurrency: c.Deliver.EndpointConcurrency,
 		FailingRate:  failingPerCore * runtime.GOMAXPROCS(0),
 		WindowEvents: c.Deliver.Window.Events, WindowBytes: int64(c.Deliver.Window.Bytes),

@@ -22,7 +22,8 @@ type breaker struct {
 	probing  bool      // a probe is on the wire
 	until    time.Time // the next probe starts no earlier
 	interval time.Duration
-	failures int // in a row
+	failures int  // in a row
+	outage   bool // failures in a row have opened it
 
 	// Failures of one delivery alone may be that delivery's fault.
 	first   uuid.UUID // the delivery that failed first since the last success
@@ -40,10 +41,10 @@ func (b *breaker) started() bool {
 	return b.open
 }
 
-// succeeded closes the breaker. It tells whether an outage has ended: it was open,
-// and not because of one delivery.
+// succeeded closes the breaker. It reports whether an outage has ended: it was open for failures, and not because one delivery
+// is slow.
 func (b *breaker) succeeded() (recovered bool) {
-	recovered = b.open && b.several
+	recovered = b.open && (b.outage || b.several)
 	*b = breaker{}
 	return recovered
 }
@@ -62,13 +63,17 @@ func (b *breaker) failed(now time.Time, id uuid.UUID, probe bool, o BreakerOptio
 	case !b.open && b.failures < o.Failures:
 		return false
 	case !b.open:
-		b.open, opened = true, true
+		b.open, b.outage, opened = true, true, true
 		b.interval = min(o.FirstProbe, o.MaxProbe)
 	case probe:
 		b.probing = false
 		b.interval = min(max(2*b.interval, o.FirstProbe), o.MaxProbe)
 	}
-	if next := now.Add(time.Duration(stretch * float64(b.interval))); next.After(b.until) {
+	wait := time.Duration(stretch * float64(b.interval))
+	if wait > o.MaxProbe { // the longest wait is what it says; jitter takes from it then
+		wait = time.Duration(float64(o.MaxProbe) / stretch)
+	}
+	if next := now.Add(wait); next.After(b.until) {
 		b.until = next
 	}
 	return opened
@@ -86,9 +91,13 @@ func (b *breaker) hung(now time.Time) (opened bool) {
 
 // resume opens the breaker of an endpoint that had failed when another leader gave it
 // up: what waits for it waits for the endpoint's sake.
-func (b *breaker) resume(now time.Time) {
+// The next probe starts no earlier than that leader wanted, if that was within what is wanted now.
+func (b *breaker) resume(now, notBefore time.Time, o BreakerOptions) {
 	b.hung(now)
-	b.several = true
+	b.outage = true
+	if notBefore.After(now) && !notBefore.After(now.Add(o.MaxProbe)) {
+		b.until = notBefore
+	}
 }
 
 // inconclusive notes the end of an attempt that says nothing about whether the

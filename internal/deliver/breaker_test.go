@@ -91,7 +91,9 @@ func TestBreaker_ProbesAtOnceWhatHangs(t *testing.T) {
 	}
 }
 
-func TestBreaker_OneDeliveryThatFailsIsNoOutage(t *testing.T) {
+// Nobody can tell whether the endpoint was at fault or the delivery: what waits need not wait longer, and opening it again takes
+// failures in a row again.
+func TestBreaker_ASuccessEndsTheOutageOfOneDeliveryToo(t *testing.T) {
 	var b breaker
 	id := uuid.New()
 	for range 9 {
@@ -100,8 +102,8 @@ func TestBreaker_OneDeliveryThatFailsIsNoOutage(t *testing.T) {
 	if !b.open {
 		t.Fatal("not open")
 	}
-	if b.succeeded() {
-		t.Error("the endpoint was well but for one delivery, and that counts as an outage")
+	if !b.succeeded() {
+		t.Error("what waits is not released, because one delivery alone had failed")
 	}
 }
 
@@ -119,6 +121,27 @@ func TestBreaker_AnInconclusiveProbeLeavesItOpen(t *testing.T) {
 	b.hurry(now)
 	if !b.mayStart(now) {
 		t.Error("a probe that is asked for does not start")
+	}
+}
+
+func TestBreaker_TheLongestWaitBoundsItsJitterToo(t *testing.T) {
+	var b breaker
+	now := epoch
+	for range 20 {
+		b.failed(now, uuid.New(), b.open, testBreaker, 2)
+		if b.until.Sub(now) > testBreaker.MaxProbe {
+			t.Fatalf("the next probe comes after %s, the longest wait is %s", b.until.Sub(now), testBreaker.MaxProbe)
+		}
+	}
+}
+
+func TestBreaker_ATakeOverKeepsTheTimeOfTheNextProbe(t *testing.T) {
+	for notBefore, want := range map[time.Duration]time.Duration{-time.Hour: 0, time.Second: time.Second, time.Hour: 0} {
+		var b breaker
+		b.resume(epoch, epoch.Add(notBefore), testBreaker)
+		if got := b.until.Sub(epoch); got != want {
+			t.Errorf("the leader before would have tried after %s, this one does after %s, want %s", notBefore, got, want)
+		}
 	}
 }
 
@@ -142,7 +165,7 @@ func TestBreaker_NeverSticksAndNeverFloods(t *testing.T) {
 			if probes > 1 {
 				t.Fatalf("seed %d: %d probes at once", seed, probes)
 			}
-			if b.open && probes == 0 && !b.mayStart(now.Add(2*testBreaker.MaxProbe)) {
+			if b.open && probes == 0 && !b.mayStart(now.Add(testBreaker.MaxProbe)) {
 				t.Fatalf("seed %d: no probe within the longest wait", seed)
 			}
 			probe := probes > 0 && rnd.IntN(2) == 0

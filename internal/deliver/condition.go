@@ -20,6 +20,7 @@ func (p *Dispatcher) wentWell(d *Delivery, out Outcome, now time.Time) {
 	p.healthy(d.ep)
 	if s.breaker.open {
 		delete(p.open, d.ep)
+		s.tried = nil
 	}
 	if s.breaker.succeeded() {
 		p.log.Info("endpoint works again", "subscription", d.ep.id, "parked", s.total)
@@ -77,7 +78,7 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 	v := s.health.failed(now, o)
 	p.failing[ep] = struct{}{}
 	if v == verdictFailing || v == verdictWarn {
-		p.submit(op{kind: opFailing, ep: ep, at: s.health.since, warned: s.health.warned})
+		p.recordFailing(ep)
 	}
 	since := s.health.since.UTC().Format(time.RFC3339)
 	switch {
@@ -89,6 +90,20 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 		p.metrics.warned()
 		p.log.Warn("endpoint keeps failing; it will be disabled if it goes on: see `relay subscriptions show`",
 			"subscription", ep.id, "tenant", sub.TenantID, "since", since, "disabled_after", o.After, "reason", out.Reason)
+	}
+}
+
+// recordFailing puts on record since when an endpoint fails, and until when nothing is sent to it.
+func (p *Dispatcher) recordFailing(ep *Endpoint) {
+	s := &ep.lanes
+	s.recorded = s.heldUntil()
+	p.submit(op{kind: opFailing, ep: ep, at: s.health.since, warned: s.health.warned, dead: s.recorded.at, open: s.recorded.open})
+}
+
+// noteHeld puts on record when an endpoint that fails is tried next, where that has changed.
+func (p *Dispatcher) noteHeld(ep *Endpoint) {
+	if _, fails := p.failing[ep]; fails && ep.lanes.heldUntil() != ep.lanes.recorded {
+		p.recordFailing(ep)
 	}
 }
 

@@ -122,16 +122,59 @@ func TestCondition_EnablingForgetsFailuresThoughNoRelayRuns(t *testing.T) {
 	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince == nil || sub.WarnedAt == nil {
 		t.Errorf("shown as %+v, %v: not as failing", sub, err)
 	}
-	for i, active := range []bool{true, false, true} { // what is active already is not forgiven
+	for i, active := range []bool{false, true} {
 		if err := s.SetActive(t.Context(), id, active, "why"); err != nil {
 			t.Fatal(err)
 		}
-		if n := w.count(isFailing, id); (n == 0) != (i == 2) {
+		if n := w.count(isFailing, id); (n == 0) != (i == 1) {
 			t.Errorf("change %d, to active %v: %d rows", i, active, n)
 		}
 	}
 	if sub, err := s.Get(t.Context(), id); err != nil || sub.FailingSince != nil {
 		t.Errorf("shown as %+v, %v", sub, err)
+	}
+}
+
+// Somebody says that an endpoint works again which is failing and was never disabled.
+func TestCondition_EnablingAnActiveOneForgetsItsFailures(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	w.sink.on("a.test", failing)
+	l := w.lead(func(o *Options, _ *RecorderOptions) {
+		o.Schedule.Delays = []time.Duration{0, time.Hour}
+		o.Breaker.FirstProbe, o.Breaker.MaxProbe = time.Hour, time.Hour
+	})
+	sent := l.send(keys(8)...)
+	l.quiet()
+	eventually(t, "it is given up", func() bool { return l.p.Open() == 1 && w.count(isFailing, id) == 1 })
+	w.sink.on("a.test", ok)
+	if err := (Subscriptions{DB: w.pool}).SetActive(t.Context(), id, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	l.refresh(id) // as the notification does
+	w.arrivedInAll("a.test", sent...)
+	l.quiet()
+	if l.p.Open() != 0 || l.p.Failing() != 0 || w.count(isFailing, id) != 0 {
+		t.Error("it counts as failing after somebody has said that it works")
+	}
+	if n := w.sink.mostAtOnce("a.test"); n < 1 {
+		t.Errorf("%d at once", n)
+	}
+}
+
+func TestCondition_DisablingADisabledOneKeepsItsReasonUnlessGivenAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.subscribe("a.test")
+	s := Subscriptions{DB: w.pool}
+	for _, step := range []struct{ given, want string }{{"first", "first"}, {"", "first"}, {"second", "second"}} {
+		if err := s.SetActive(t.Context(), id, false, step.given); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.text("SELECT disabled_reason FROM relay.subscriptions"); got != step.want {
+			t.Errorf("given %q, the reason is %q, want %q", step.given, got, step.want)
+		}
 	}
 }
 

@@ -55,11 +55,21 @@ type Delivery struct {
 	hangs   bool // its attempt has been on the wire for longer than HandoverAfter
 	stored  bool // its attempt began with a row
 	probe   bool // its attempt is the probe of an open breaker
+	early   bool // and begins before the time that it waits for, so that a failure costs it nothing
 
 	startedAt time.Time
+	due       int64 // of one with a row: the time that this names, in Unix nanoseconds; 0: none
 
 	older, newer *Delivery // neighbours in the list of deliveries without a row
 	listed       bool
+}
+
+// later is a time, or that for which the delivery waits by its schedule, when its attempt began before.
+func (d *Delivery) later(t time.Time) time.Time {
+	if due := time.Unix(0, d.due); d.early && due.After(t) {
+		return due
+	}
+	return t
 }
 
 // deliveryID derives the id of a delivery: a version 7 UUID whose time is the

@@ -51,11 +51,15 @@ func scanSubscription(row pgx.Row) (*Subscription, error) {
 	var next, previous, headers, certificate, wanted *string
 	var rate *float64
 	var waits []int64
+	var timeout *int64
 	err := row.Scan(&s.ID, &s.TenantID, &s.URL, &s.Events, &current, &next, &s.NextStagedAt, &previous, &s.PreviousExpiresAt,
-		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.CreatedAt, &s.UpdatedAt,
+		&headers, &certificate, &s.Description, &s.Ordering, &s.OnDead, &rate, &waits, &timeout, &s.Format, &wanted, &s.RulesSince, &s.Active, &s.DisabledReason, &s.EnabledAt, &s.CreatedAt, &s.UpdatedAt,
 		&s.FailingSince, &s.WarnedAt)
 	if rate != nil {
 		s.RateLimit = *rate
+	}
+	if timeout != nil {
+		s.Timeout = Timeout(time.Duration(*timeout) * time.Millisecond)
 	}
 	for _, ms := range waits {
 		s.RetrySchedule = append(s.RetrySchedule, time.Duration(ms)*time.Millisecond)

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -15,6 +16,7 @@ import (
 type Options struct {
 	Schedule            Schedule
 	Timeout             time.Duration // upper bound of one attempt; the Sink enforces it
+	MaxTimeout          time.Duration // and of one to a subscription with a timeout of its own
 	HandoverAfter       time.Duration // longest time that a delivery is in memory only
 	Concurrency         int           // attempts at once
 	FreshConcurrency    int           // of those, that began within slowAfter; 0: all
@@ -144,8 +146,9 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s, now := &ep.lanes, time.Now()
-	was, url, sub := s.disabled, s.url, ep.Subscription()
-	s.disabled, s.url = ep.Held(), sub.URL
+	sub := ep.Subscription()
+	was, url, enabled := s.disabled, s.url, s.enabled
+	s.disabled, s.url, s.enabled = ep.Held(), sub.URL, sub.enabledAt()
 	p.tellLocked(ep)
 	if s.disabled && !was {
 		delete(p.failing, ep)
@@ -154,11 +157,12 @@ func (p *Dispatcher) Changed(ep *Endpoint) {
 		poke(p.load) // what was loaded of it has made room
 	}
 	switch {
-	case url != sub.URL || was && !s.disabled: // another endpoint, or somebody says that it works again
+	case url != sub.URL || !s.disabled && (was || s.enabled.After(enabled)): // another endpoint, or somebody says that it works again
 		p.forgive(ep, now)
 	case !s.disabled: // what was changed may be what it failed by
 		s.breaker.hurry(now)
 		s.pace.resume()
+		p.noteHeld(ep)
 	}
 	if s.halts && !sub.halts() {
 		p.submit(op{kind: opLetAllGo, ep: ep}) // behind what still becomes a dead head
@@ -184,11 +188,16 @@ func (p *Dispatcher) schedule(ep *Endpoint) Schedule {
 	return s
 }
 
+// timeout bounds an attempt at an endpoint.
+func (p *Dispatcher) timeout(ep *Endpoint) time.Duration {
+	return cmp.Or(ep.Subscription().OwnTimeout(p.opts.MaxTimeout), p.opts.Timeout)
+}
+
 // forgive forgets what is known about how an endpoint works. What waits for it need
 // not wait for a time that the old failures have set, and begins slowly.
 func (p *Dispatcher) forgive(ep *Endpoint, now time.Time) {
 	s := &ep.lanes
-	s.breaker, s.pace, s.anew = breaker{}, pace{}, now
+	s.breaker, s.pace, s.anew, s.tried = breaker{}, pace{}, now, nil
 	delete(p.open, ep)
 	p.healthy(ep)
 	if s.total > 0 && !s.disabled {

@@ -54,8 +54,8 @@ func (p *Dispatcher) dueClass(ep *Endpoint) dueClass {
 	return dueUnknown
 }
 
-// line lines an endpoint up for the loader by the time that its rows name, or takes
-// it out when they name none. It stands behind those that have waited since before it
+// line lines an endpoint up for the loader by the time that its rows name, or by that of
+// its next probe, or takes it out when they name none. It stands behind those that have waited since before it
 // was looked at: rows of a replay there may be no room for in hours, and those of the
 // stream would be loaded before everybody else's meanwhile.
 func (p *Dispatcher) line(ep *Endpoint) {
@@ -63,6 +63,9 @@ func (p *Dispatcher) line(ep *Endpoint) {
 	at := s.nextDue
 	if r := s.replay.nextDue; at.IsZero() || !r.IsZero() && r.Before(at) {
 		at = r
+	}
+	if s.breaker.open && !at.IsZero() {
+		at = s.breaker.until // the soonest one tries the endpoint, whatever time it waits for
 	}
 	if !at.IsZero() && at.Before(s.looked) {
 		at = s.looked

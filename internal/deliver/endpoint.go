@@ -124,18 +124,21 @@ type laneSet struct {
 	breaker  breaker
 	pace     pace
 	health   health
-	works    bool      // its last attempt that ended was taken
-	url      string    // that these are about
-	anew     time.Time // since when; what began earlier says nothing of them
-	lastEnd  time.Time // when an attempt last ended
-	nextDue  time.Time // earliest next_attempt_at in the table; zero: none
-	wake     time.Time // when the loader looks at it
-	looked   time.Time // when it last did
-	due      *dueList  // that it is in, nil for none
-	dueIndex int       // and where
-	disabled bool      // or its secret is locked: see Endpoint.Held
-	locked   error     // that was told
-	halts    bool      // a delivery that is given up halts its lane
+	works    bool                // its last attempt that ended was taken
+	url      string              // that these are about
+	enabled  time.Time           // when somebody last said that it works
+	anew     time.Time           // since when; what began earlier says nothing of them
+	lastEnd  time.Time           // when an attempt last ended
+	nextDue  time.Time           // earliest next_attempt_at in the table; zero: none
+	wake     time.Time           // when the loader looks at it
+	tried    map[uint64]struct{} // lanes that have tried it before their time since its breaker opened
+	recorded heldUntil           // what relay.failing has
+	looked   time.Time           // when it last did
+	due      *dueList            // that it is in, nil for none
+	dueIndex int                 // and where
+	disabled bool                // or its secret is locked: see Endpoint.Held
+	locked   error               // that was told
+	halts    bool                // a delivery that is given up halts its lane
 	removed  bool
 	replay   replaySet
 	given    int64     // the last number that was given out
@@ -200,6 +203,32 @@ func (s *laneSet) mayStart(now time.Time) (may bool, at time.Time) {
 		}
 	}
 	return !at.After(now), at
+}
+
+// heldUntil says what keeps an endpoint from being tried.
+type heldUntil struct {
+	at   time.Time // nothing starts before
+	open bool      // its breaker is open: one delivery starts then, whatever time it waits for
+}
+
+func (s *laneSet) heldUntil() heldUntil {
+	h := heldUntil{at: s.pace.until, open: s.breaker.open}
+	if h.open && s.breaker.until.After(h.at) {
+		h.at = s.breaker.until
+	}
+	return h
+}
+
+// maxTried is how many lanes are remembered that have tried an endpoint before their time, so that others do it next.
+const maxTried = 16
+
+// triedEarly notes that the head of a lane has tried the endpoint before its time. The soonest one alone would keep the endpoint
+// closed for all where the fault is its own.
+func (s *laneSet) triedEarly(key uint64) {
+	if s.tried == nil || len(s.tried) >= maxTried {
+		s.tried = make(map[uint64]struct{})
+	}
+	s.tried[key] = struct{}{}
 }
 
 // laneQueue holds lanes whose head may start, oldest first. Some may have been

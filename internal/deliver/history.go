@@ -17,8 +17,9 @@ import (
 // resolves where the relay runs; the answer comes from an address that the egress
 // policy allows, which is all that keeps it from showing an inside of ours.
 type Attempt struct {
-	N       int       `json:"n,omitempty"` // by the schedule, from 1; 0: it cost none
-	At      time.Time `json:"at"`          // when it began
+	N       int       `json:"n,omitempty"`      // by the schedule, from 1; 0: it cost none
+	Probes  int       `json:"probes,omitempty"` // it tried an endpoint that fails, before its time; how many times in a row, of which this is the last
+	At      time.Time `json:"at"`               // when it began
 	Millis  int64     `json:"duration_ms"`
 	Phases  Phases    `json:"phases_us,omitzero"`
 	Status  int       `json:"status,omitempty"`
@@ -53,14 +54,45 @@ func (d *Delivery) entry(o Outcome, now time.Time) []byte {
 	if !o.Success() {
 		a.Answer = printable(o.Answer)
 	}
-	if o.Throttled() {
+	if o.Throttled() || d.early && !o.Success() {
 		a.N = 0
+	}
+	if d.early && !o.Success() {
+		a.Probes = probesOf(d.history) + 1
 	}
 	b, err := json.Marshal(a)
 	if err != nil {
 		return nil // a struct of plain fields always marshals
 	}
 	return b
+}
+
+// lastOf returns what stands in a history before its last entry, and that.
+func lastOf(history []byte) (before []json.RawMessage, last Attempt) {
+	var all []json.RawMessage
+	if json.Unmarshal(history, &all) != nil || len(all) == 0 {
+		return nil, last // none, or written by other hands
+	}
+	_ = json.Unmarshal(all[len(all)-1], &last)
+	return all[:len(all)-1], last
+}
+
+// probesOf is how many probes in a row the last entry of a history stands for.
+func probesOf(history []byte) int {
+	_, last := lastOf(history)
+	return last.Probes
+}
+
+// noteProbe adds the entry of a probe before its time to the history, in the place of those right before it: there may be
+// one every few minutes for days.
+func (d *Delivery) noteProbe(entry []byte) {
+	if before, last := lastOf(d.history); last.Probes > 0 {
+		d.history = nil
+		if len(before) > 0 {
+			d.history, _ = json.Marshal(before) // as it was read
+		}
+	}
+	d.note(entry)
 }
 
 // note adds an attempt's entry to the history. Ops keep the old one.
@@ -92,15 +124,19 @@ func newerHalf(history []byte) []byte {
 	return half
 }
 
-// failed notes a failed attempt; one that was throttled is none.
+// failed notes a failed attempt; one that was throttled, or that tried an endpoint before its time, is none.
 func (d *Delivery) failed(o Outcome) {
-	if !o.Throttled() {
+	if !o.Throttled() && !d.early {
 		d.attempts++
 	}
 	d.lastStatus = o.StatusCode
 	d.lastError = string(o.Reason)
 	if o.Detail != "" {
 		d.lastError += ": " + printable(o.Detail)
+	}
+	if d.early {
+		d.noteProbe(o.entry)
+		return
 	}
 	d.note(o.entry)
 }

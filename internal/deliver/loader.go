@@ -71,7 +71,7 @@ func (p *Dispatcher) Restore(ctx context.Context, db Pool, dir *Directory) error
 	}
 	for _, ep := range dir.All() {
 		sub := ep.Subscription()
-		ep.lanes.disabled, ep.lanes.url, ep.lanes.halts = ep.Held(), sub.URL, sub.halts()
+		ep.lanes.disabled, ep.lanes.url, ep.lanes.enabled, ep.lanes.halts = ep.Held(), sub.URL, sub.enabledAt(), sub.halts()
 		ep.lanes.pace.limit(sub.RateLimit)
 	}
 	p.tellLocked(dir.All()...)
@@ -96,23 +96,28 @@ func (p *Dispatcher) restoreHealth(ctx context.Context, db Pool, dir *Directory)
 	}
 	var id uuid.UUID
 	var since time.Time
-	var warned *time.Time
+	var warned, notBefore *time.Time
 	now := time.Now()
-	_, err = pgx.ForEachRow(rows, []any{&id, &since, &warned}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &since, &warned, &notBefore}, func() error {
 		ep := dir.Get(id)
 		if ep == nil {
 			return nil
 		}
 		s := &ep.lanes
 		s.health = health{since: since}
+		var held time.Time
 		if warned != nil {
 			s.health.warned = *warned
 		}
 		if !s.disabled {
 			p.failing[ep] = struct{}{}
 			p.open[ep] = struct{}{}
-			s.breaker.resume(now)
-			p.reline(ep)
+			if notBefore != nil {
+				held = *notBefore
+			}
+			s.breaker.resume(now, held, p.opts.Breaker)
+			p.line(ep)
+			p.noteHeld(ep)
 		}
 		return nil
 	})
@@ -201,14 +206,18 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 type wish struct {
 	eps    []*Endpoint
 	ids    [][16]byte
-	lanes  []int32 // so many lanes of each,
-	replay []bool  // of replays, or of the stream
-	depth  []int32 // and so many deliveries of each lane
+	lanes  []int32     // so many lanes of each,
+	replay []bool      // of replays, or of the stream
+	depth  []int32     // and so many deliveries of each lane
+	until  []time.Time // of lanes whose heads wait for no later time
 
 	// Lanes that are in memory, or whose rows are being written: a key stands for
 	// another lane at each endpoint.
 	skipID   [][16]byte
 	skipLane []int64
+	// Lanes whose heads have tried their endpoint before their time, and do not so again before others.
+	triedID   [][16]byte
+	triedLane []int64
 
 	now             time.Time
 	budget, replays int // lanes that may still be loaded, and of them of replays
@@ -337,7 +346,7 @@ func (p *Dispatcher) wantedBy(w *wish, ep *Endpoint, most int) (again time.Time,
 			earliest(w.now)
 			continue
 		}
-		if from.After(due) {
+		if from.After(due) || s.breaker.open {
 			due = from
 		}
 		if due.After(w.now) {
@@ -384,12 +393,23 @@ func (p *Dispatcher) roomFor(s *laneSet, budget int) (lanes, depth int) {
 	return min(lanes, budget), depth
 }
 
+// ever is longer than anything waits.
+const ever = 10 * 365 * 24 * time.Hour
+
 func (w *wish) add(ep *Endpoint, replay bool, lanes, depth int) {
 	s := &ep.lanes
 	*s.dueTime(replay) = time.Time{}
 	w.replay = append(w.replay, replay)
 	w.eps, w.ids = append(w.eps, ep), append(w.ids, ep.id)
 	w.lanes, w.depth = append(w.lanes, int32(lanes)), append(w.depth, int32(depth)) // #nosec G115 -- small
+	until := w.now
+	if s.breaker.open {
+		until = w.now.Add(ever)
+		for key := range s.tried {
+			w.triedID, w.triedLane = append(w.triedID, ep.id), append(w.triedLane, int64(key)) // #nosec G115 -- bits
+		}
+	}
+	w.until = append(w.until, until)
 	for key := range s.lanes {
 		w.skip(ep, key)
 	}
@@ -425,7 +445,7 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		byID[ep.id] = ep
 	}
 	rows, err := db.Query(ctx, sqlLoad, w.ids, w.lanes, w.now, orEmpty(w.skipID), orEmpty(w.skipLane), w.depth,
-		w.replay)
+		w.replay, w.until, orEmpty(w.triedID), orEmpty(w.triedLane))
 	if err != nil {
 		return err
 	}
@@ -435,11 +455,12 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 		var sub uuid.UUID
 		var lane int64
 		var lsn, history string
+		var next *time.Time
 		d := &Delivery{flight: &Flight{}, durable: true}
 		f := d.flight
 		if err := rows.Scan(&sub, &lane, &lsn, &f.Index, &f.EventID, &d.id, &d.attempts, &d.lastError,
 			&d.lastStatus, &history, &f.CommitTime, &f.TenantID, &f.Type, &f.AggregateType, &f.AggregateID,
-			&f.Body, &f.Replay, &d.number, &f.XID, &d.mark); err != nil {
+			&f.Body, &f.Replay, &d.number, &f.XID, &d.mark, &next); err != nil {
 			return err
 		}
 		commit, err := pglogrepl.ParseLSN(lsn)
@@ -447,6 +468,9 @@ func (p *Dispatcher) loadParked(ctx context.Context, db Pool, w wish) error {
 			return err
 		}
 		d.ep, d.laneKey, f.CommitLSN = byID[sub], uint64(lane), uint64(commit) // #nosec G115 -- bits
+		if next != nil {
+			d.due = next.UnixNano()
+		}
 		if history != "" {
 			d.history = []byte(history)
 		}
@@ -508,6 +532,10 @@ func (p *Dispatcher) take(w wish, loaded []*Delivery, due map[dueKey]*time.Time)
 			p.dueKind(ep, k.replay, w.now) // there may be more
 		} else if at := due[k]; at != nil {
 			p.dueKind(ep, k.replay, *at)
+			if lanes[k] == 0 && len(ep.lanes.tried) > 0 { // all have had their turn
+				ep.lanes.tried = nil
+				p.line(ep)
+			}
 		}
 		p.enring(ep) // a replay may have waited for rows of the stream that did not come
 	}

@@ -15,7 +15,7 @@ const (
 	opEnded                          // a delivery has ended; deletes: its parked row goes
 	opPromote                        // the first row of a lane becomes due
 	opDisable                        // the subscription is disabled for the reason in text
-	opFailing                        // the endpoint has failed since at, and was warned of at warned
+	opFailing                        // the endpoint has failed since at, was warned of at warned, and gets nothing before dead
 	opHealthy                        // the endpoint works again, or is forgiven
 	opCancel                         // the subscription is gone: cancel its rows
 	opQuarantine                     // a row that could not become an event
@@ -42,7 +42,7 @@ type op struct {
 	status     Status
 	at         time.Time
 	warned     time.Time
-	dead       time.Time // of opPark and opUpdate: it was given up then and halts its lane
+	dead       time.Time // of opPark and opUpdate: it was given up then and halts its lane; of opFailing: nothing starts before
 	took       time.Duration
 	attempts   int
 	history    []byte
@@ -50,6 +50,7 @@ type op struct {
 	httpStatus int
 	number     int64 // of the delivery; 0 for none, as once its subscription is gone
 	mark       int64 // and its mark
+	open       bool  // of opFailing: the circuit is open
 	settles    bool  // it is the first record of a delivery from the stream
 	deletes    bool
 	text       string

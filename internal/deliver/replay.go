@@ -169,7 +169,7 @@ func (p *Dispatcher) nextReplay(now time.Time) *Delivery {
 			continue
 		}
 		may, at := s.mayStart(now)
-		if !may || s.breaker.open && s.probes(now) {
+		if !may || s.breaker.open && s.probes() {
 			if !at.IsZero() && at.After(now) {
 				p.paced[ep] = at
 			}
@@ -184,10 +184,10 @@ func (p *Dispatcher) nextReplay(now time.Time) *Delivery {
 	return nil
 }
 
-// probes tells whether the stream has something due by which an endpoint that was
+// probes tells whether the stream has something by which an endpoint that was
 // given up is tried; a replay does it only when there is nothing else.
-func (s *laneSet) probes(now time.Time) bool {
-	return s.fresh.trim() || s.stored.trim() || !s.nextDue.IsZero() && !s.nextDue.After(now)
+func (s *laneSet) probes() bool {
+	return s.fresh.trim() || s.stored.trim() || !s.nextDue.IsZero()
 }
 
 // replayLanes counts the lanes of replays in memory.
@@ -219,7 +219,7 @@ func (p *Dispatcher) loadRoom(s *laneSet, replay bool, now time.Time, budget, re
 	p.starved = p.starved || budget <= 0 || replays <= 0
 	lanes, depth = 2*max(1, p.opts.EndpointConcurrency/replayShare), maxFollower
 	switch {
-	case s.breaker.open && s.probes(now):
+	case s.breaker.open && s.probes():
 		return 0, 0
 	case s.breaker.open, s.pace.slowed():
 		lanes, depth = 1, 1

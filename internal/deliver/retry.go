@@ -97,6 +97,7 @@ func (p *Dispatcher) kick(ep *Endpoint, id uuid.UUID, request int64) {
 	p.asked[id] = struct{}{}
 	ep.lanes.breaker.hurry(time.Now())
 	ep.lanes.pace.resume()
+	p.noteHeld(ep)
 	p.submit(op{kind: opKick, ep: ep, id: id, next: time.Now(), forget: forget{request: request}})
 }
 

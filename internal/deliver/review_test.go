@@ -168,7 +168,8 @@ SELECT $1, '0/1'::pg_lsn + g, 0, gen_random_uuid(), gen_random_uuid(), 7, now(),
 	w.exec("ANALYZE relay.parked")
 	for name, explain := range map[string]func() string{
 		"load": func() string {
-			return w.text("EXPLAIN (ANALYZE, FORMAT JSON) "+sqlLoad, [][16]byte{sub}, []int32{16}, time.Now(), [][16]byte{}, []int64{}, []int32{16}, []bool{false})
+			return w.text("EXPLAIN (ANALYZE, FORMAT JSON) "+sqlLoad, [][16]byte{sub}, []int32{16}, time.Now(), [][16]byte{}, []int64{}, []int32{16}, []bool{false},
+				[]time.Time{time.Now()}, [][16]byte{}, []int64{})
 		},
 		"promote": func() string {
 			w.exec("UPDATE relay.parked SET next_attempt_at = NULL")

@@ -33,8 +33,26 @@ func (s Schedule) Next(made int, retryAfter time.Duration) (time.Duration, bool)
 	if made >= len(s.Delays) {
 		return 0, false
 	}
-	wait := max(s.Delays[max(made, 0)], s.Wish(retryAfter))
-	return time.Duration(s.Stretch() * float64(wait)), true
+	stretch, wish := s.Stretch(), s.Wish(retryAfter)
+	return max(stretched(s.Delays[max(made, 0)], stretch), s.granted(wish, stretch)), true
+}
+
+// After is the wait until a pause ends. One that is longer than own is one that a receiver has asked for.
+func (s Schedule) After(pause, own time.Duration) time.Duration {
+	wait := stretched(pause, s.Stretch())
+	if pause > own {
+		wait = max(pause, min(wait, s.MaxRetryAfter))
+	}
+	return wait
+}
+
+// granted is a wish with its jitter, which does not lead beyond what a receiver may ask for.
+func (s Schedule) granted(wish time.Duration, stretch float64) time.Duration {
+	return min(stretched(wish, stretch), s.MaxRetryAfter)
+}
+
+func stretched(d time.Duration, stretch float64) time.Duration {
+	return time.Duration(stretch * float64(d))
 }
 
 // Stretch is the jitter: a random factor from 1 to 1 + Jitter.

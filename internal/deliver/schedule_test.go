@@ -49,6 +49,15 @@ func TestSchedule_RetryAfterOnlyLengthens(t *testing.T) {
 			t.Errorf("asked for %s: wait %s, want %s", c.asked, got, c.want)
 		}
 	}
+	s.Jitter = 0.5
+	for range 200 {
+		if got, _ := s.Next(0, 1000*time.Hour); got > time.Hour {
+			t.Fatalf("jitter leads beyond the longest Retry-After, to %s", got)
+		}
+		if got := s.After(50*time.Minute, time.Minute); got < 50*time.Minute || got > time.Hour {
+			t.Fatalf("after a pause of 50 minutes that was asked for, jitter leads to %s", got)
+		}
+	}
 	s.Jitter, s.MaxRetryAfter = 0.5, time.Second
 	if got, _ := s.Next(1, time.Hour); got < time.Minute {
 		t.Errorf("a bound below the delay shortens it to %s", got)

@@ -60,7 +60,7 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.advance(l)
 	case out.Aborted:
 		s.breaker.inconclusive(now, d.probe)
-		p.parkHead(l, now)
+		p.parkHead(l, d.later(now))
 	case stale:
 		p.failedBefore(d, out, now)
 	case out.Throttled():
@@ -72,7 +72,12 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 		p.parkIdle(d.ep)
 	}
 	p.enring(d.ep)
-	p.reline(d.ep)
+	if s.breaker.open {
+		p.line(d.ep) // for its next probe
+	} else {
+		p.reline(d.ep)
+	}
+	p.noteHeld(d.ep)
 	if s.total > s.loaded || p.starved {
 		poke(p.load)
 	}
@@ -99,8 +104,7 @@ func (p *Dispatcher) throttled(d *Delivery, out Outcome, now time.Time) {
 	s.breaker.inconclusive(now, d.probe)
 	wish := p.opts.Schedule.Wish(out.RetryAfter)
 	until := s.pace.throttled(d.startedAt, now, wish, p.opts.EndpointConcurrency, p.opts.Pace)
-	wait := time.Duration(p.opts.Schedule.Stretch() * float64(until.Sub(now)))
-	p.parkHead(d.lane, now.Add(wait))
+	p.parkHead(d.lane, now.Add(p.opts.Schedule.After(until.Sub(now), p.opts.Pace.MaxPause)))
 }
 
 func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
@@ -114,6 +118,12 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	}
 	if (d.flight.Replay == 0 || out.Gone) && !out.OurFault {
 		p.unhealthy(d.ep, out, now)
+	}
+	if d.early {
+		p.metrics.retry(d.flight, out.Reason)
+		s.triedEarly(d.laneKey)
+		p.parkHead(l, d.later(now.Add(p.opts.Schedule.Wish(out.RetryAfter))))
+		return
 	}
 	wait, more := p.schedule(d.ep).Next(d.attempts, out.RetryAfter)
 	if !more {
@@ -383,7 +393,7 @@ func (p *Dispatcher) parkLane(l *lane, now time.Time) {
 		return
 	}
 	l.queue = l.queue[1:]
-	p.park(head, now.Add(p.opts.Timeout+time.Second))
+	p.park(head, now.Add(p.timeout(head.ep)+time.Second))
 	s.loaded++
 	p.loaded++
 	p.parkRest(l)

@@ -22,8 +22,10 @@ type Request struct {
 	Body      []byte
 	// ContentType of Body; "" is application/json.
 	ContentType string
-	Attempt     int   // 1 for the first
-	Sequence    int64 // number of the delivery among those of its subscription; 0: it has none
+	Attempt     int // 1 for the first
+	// Timeout is the subscription's own, of the whole attempt; 0: those of the Sink hold.
+	Timeout  time.Duration
+	Sequence int64 // number of the delivery among those of its subscription; 0: it has none
 }
 
 // Outcome is how an attempt ended.

@@ -31,11 +31,13 @@ type Record struct {
 	CreatedAt      time.Time  `json:"created_at"` // commit time of the event's transaction
 	EndedAt        *time.Time `json:"ended_at"`
 	DeliveredAt    *time.Time `json:"delivered_at"`
-	NextAttemptAt  *time.Time `json:"next_attempt_at"`
+	NextAttemptAt  *time.Time `json:"next_attempt_at"` // never in the past; nil also while Held
 	// Waits tells that an earlier event of the same key is ahead of it.
 	Waits bool `json:"waits_for_earlier"`
 	// Halts tells that it is dead and that later events of its key wait behind it.
 	Halts bool `json:"halts"`
+	// Held tells that its subscription is disabled, so that it waits until that is enabled.
+	Held bool `json:"subscription_disabled"`
 	// DurationMicros is how long the last attempt took.
 	DurationMicros *int `json:"duration_us"`
 	// History has an entry an attempt, from the first failure or opened connection on (see Attempt).
@@ -277,9 +279,11 @@ func Reading(ctx context.Context, db Pool, f func(pgx.Tx) error) error {
 
 func scanRecord(row pgx.CollectableRow) (Record, error) {
 	var d Record
+	var held *bool // null: its subscription is gone
 	err := row.Scan(&d.ID, &d.EventID, &d.SubscriptionID, &d.TenantID, &d.Event, &d.AggregateType, &d.AggregateID,
 		&d.Status, &d.Attempts, &d.LastError, &d.LastStatusCode, &d.CreatedAt, &d.EndedAt, &d.NextAttemptAt,
-		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay, &d.Sequence, &d.XID, &d.commitLSN, &d.URL)
+		&d.Waits, &d.Halts, &d.DurationMicros, &d.History, &d.Replay, &d.Sequence, &d.XID, &d.commitLSN, &held, &d.URL)
+	d.Held = held != nil && *held
 	if d.Status == StatusDelivered {
 		d.DeliveredAt = d.EndedAt
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -73,7 +74,7 @@ func (s Subscriptions) Add(ctx context.Context, sub *Subscription) error {
 		return fmt.Errorf("add subscription: %w", err)
 	}
 	row := s.DB.QueryRow(ctx, sqlAddSubscription, sub.TenantID, sub.URL, sub.Events, stored, sub.Description, sub.Ordering, sub.OnDead, id, headers,
-		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason, certificate)
+		sub.rate(), sub.waits(), cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.Active, sub.DisabledReason, certificate, sub.timeout())
 	if err := row.Scan(&sub.CreatedAt, &sub.UpdatedAt); err != nil {
 		return fmt.Errorf("add subscription: %w", err)
 	}
@@ -124,14 +125,23 @@ func (s Subscriptions) Get(ctx context.Context, id uuid.UUID) (*Subscription, er
 }
 
 // Update stores what may be changed of a subscription: URL, events, filter, description, order, what becomes of dead
-// letters, rate and retries. It fails with ErrBadFilter while the subscription has a filter that cannot be read: without one it
+// letters, rate, retries and timeout. It fails with ErrBadFilter while the subscription has a filter that cannot be read: without one it
 // would get everything.
 func (s Subscriptions) Update(ctx context.Context, sub *Subscription) error {
 	if sub.badFilter != nil {
 		return fmt.Errorf("change subscription %s: %w", sub.ID, ErrBadFilter)
 	}
 	return s.change(ctx, sub.ID, sqlUpdateSubscription, sub.URL, sub.Events, sub.Description, sub.Ordering, sub.OnDead, sub.rate(), sub.waits(),
-		cmp.Or(sub.Format, FormatWebhook), sub.filter())
+		cmp.Or(sub.Format, FormatWebhook), sub.filter(), sub.timeout())
+}
+
+// timeout is the column's value.
+func (s *Subscription) timeout() *int64 {
+	if s.Timeout == 0 {
+		return nil
+	}
+	ms := time.Duration(s.Timeout).Milliseconds()
+	return &ms
 }
 
 // rate is the column's value.
@@ -203,7 +213,8 @@ func (s Subscriptions) Remove(ctx context.Context, id uuid.UUID) error {
 }
 
 // SetActive enables or disables a subscription. While it is disabled its events
-// are parked, not dropped. reason tells why it was disabled.
+// are parked, not dropped. reason tells why it is disabled; "" keeps the one that it has.
+// Enabling one that is active makes the leader forget its failures all the same.
 func (s Subscriptions) SetActive(ctx context.Context, id uuid.UUID, active bool, reason string) error {
 	return s.change(ctx, id, sqlSwitchSubscription, active, reason)
 }

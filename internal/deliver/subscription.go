@@ -42,14 +42,18 @@ type Subscription struct {
 	RateLimit float64 `json:"rate_limit,omitempty"`
 	// RetrySchedule is the wait before each attempt, as many attempts as items; none: that of the configuration.
 	RetrySchedule []time.Duration `json:"-"`
+	// Timeout bounds an attempt; 0: as long as the configuration says.
+	Timeout Timeout `json:"timeout,omitzero"`
 	// Filter is what the payload of an event has to be like; nil: anything will do. RulesSince is when it, or Events, last
 	// changed; nil: not since the subscription was made.
 	Filter         *filter.Filter `json:"filter,omitempty"`
 	RulesSince     *time.Time     `json:"-"`
 	Active         bool           `json:"active"`
 	DisabledReason *string        `json:"disabled_reason"`
-	CreatedAt      time.Time      `json:"created_at"`
-	UpdatedAt      time.Time      `json:"updated_at"`
+	// EnabledAt is when somebody last enabled it, active or not; nil: nobody has.
+	EnabledAt *time.Time `json:"-"`
+	CreatedAt time.Time  `json:"created_at"`
+	UpdatedAt time.Time  `json:"updated_at"`
 
 	// NextSecret signs beside Secret since it was staged, and PreviousSecret until it
 	// expires; nil times: there is none. Locked is why one of the secrets cannot be
@@ -79,6 +83,19 @@ type Subscription struct {
 // Without order there is nothing behind it that it could hold.
 func (s *Subscription) halts() bool { return s.OnDead == OnDeadHalt && s.Ordering == OrderingKey }
 
+// OwnTimeout is its own timeout, or the longest one where that is shorter: rows may be older than the setting. 0: it has none.
+func (s *Subscription) OwnTimeout(most time.Duration) time.Duration {
+	return min(time.Duration(s.Timeout), most)
+}
+
+// enabledAt is EnabledAt; the zero time for nil.
+func (s *Subscription) enabledAt() time.Time {
+	if s.EnabledAt == nil {
+		return time.Time{}
+	}
+	return *s.EnabledAt
+}
+
 // SetFilter replaces the filter; nil takes it away.
 func (s *Subscription) SetFilter(f *filter.Filter) { s.Filter, s.badFilter = f, nil }
 
@@ -97,6 +114,31 @@ const MaxWaits = 100
 func CheckWait(d time.Duration) error {
 	if d < 0 || d > 30*24*time.Hour || d%time.Millisecond != 0 {
 		return errors.New("expected a time such as 0s, 500ms, 5s, 1m or 2h, up to 720h")
+	}
+	return nil
+}
+
+// Timeout is a time that JSON shows with its unit.
+type Timeout time.Duration
+
+func (t Timeout) String() string { return time.Duration(t).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (t Timeout) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Bounds of a subscription's own timeout: a connection has to be made in the shortest, and the table takes no longer one.
+const (
+	minTimeout = 100 * time.Millisecond
+	maxTimeout = time.Hour
+)
+
+// CheckTimeout tells what is wrong with a subscription's own timeout. The longest is most, unless that is 0.
+func CheckTimeout(d Timeout, most time.Duration) error {
+	if most == 0 || most > maxTimeout {
+		most = maxTimeout
+	}
+	if d != 0 && (time.Duration(d) < minTimeout || time.Duration(d) > most || time.Duration(d)%time.Millisecond != 0) {
+		return fmt.Errorf("expected a time such as 30s, from %s to %s, or 0s for the relay's own", minTimeout, most)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (p *Dispatcher) busy() bool {
 // nextEndpoint takes the endpoint whose turn it is, nil when nothing may start. A
 // quarter of all attempts is for endpoints whose last attempt was taken: were all
 // the others to hang, these would not notice. What has hung for HandoverAfter makes
-// way, so at most Concurrency*(1+Timeout/HandoverAfter) attempts are on the wire.
+// way, so at most Concurrency*(1+T/HandoverAfter) attempts are on the wire, with T the longest timeout.
 func (p *Dispatcher) nextEndpoint() *Endpoint {
 	most := p.opts.Concurrency
 	busy := p.inflight - p.hanging
@@ -139,7 +139,7 @@ func (p *Dispatcher) makeWay(now time.Time) {
 		if d.flight.Replay == 0 && !d.startedAt.Before(s.anew) && now.Sub(s.lastEnd) > p.opts.HandoverAfter/2 && s.breaker.hung(now) {
 			p.opened(d.ep, "hangs")
 			p.parkIdle(d.ep)
-			p.reline(d.ep)
+			p.line(d.ep)
 		}
 	})
 	p.start()
@@ -204,6 +204,7 @@ func (p *Dispatcher) begin(l *lane, now time.Time) *Delivery {
 	s, d := &l.ep.lanes, l.head()
 	d.onWire, d.startedAt, d.stored = true, now, d.durable && d.flight.Replay == 0
 	d.probe = s.breaker.started()
+	d.early = d.probe && d.due > now.UnixNano()
 	s.pace.started(now)
 	p.started = append(p.started, d)
 	if s.inflight == 0 {
@@ -261,7 +262,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 		return Outcome{Reason: ReasonBody, Detail: "the body of the event is none that a CloudEvent can be made of"}
 	}
 	p.mu.Lock()
-	sink := p.sink
+	sink, limit := p.sink, spec.sub.OwnTimeout(p.opts.MaxTimeout)
 	p.mu.Unlock()
 	if time.Since(d.startedAt) > frozenAfter {
 		// The process stood still since its turn came, and another may lead.
@@ -271,7 +272,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 	r := &Request{
 		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
 		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
-		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1, Sequence: d.number,
+		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1, Sequence: d.number, Timeout: limit,
 	}
 	if spec.client != nil {
 		r.Identity = spec.client.identity

@@ -308,16 +308,18 @@ func (w *writer) ended(ops []*op) {
 func (w *writer) health(last map[uuid.UUID]*op) {
 	var failing, healthy [][16]byte
 	var since []time.Time
-	var warned []*time.Time
+	var warned, notBefore []*time.Time
+	var open []bool
 	for id, o := range last {
 		if o.kind == opHealthy {
 			healthy = append(healthy, id)
 			continue
 		}
 		failing, since, warned = append(failing, id), append(since, o.at), append(warned, timeOrNil(o.warned))
+		notBefore, open = append(notBefore, timeOrNil(o.dead)), append(open, o.open)
 	}
 	if len(failing) > 0 {
-		w.batch.Queue(sqlFailing, failing, since, warned)
+		w.batch.Queue(sqlFailing, failing, since, warned, notBefore, open)
 	}
 	if len(healthy) > 0 {
 		w.batch.Queue(sqlHealthy, healthy)

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -19,7 +20,7 @@ const maxMoves = 16
 // move a request away from a connection that was outlived before the request was written.
 func (p *Policy) Client(o TransportOptions) *http.Client {
 	return &http.Client{
-		Transport:     &mover{Transport: p.Transport(o), timeout: p.rules.Load().Timeout},
+		Transport:     &mover{Transport: p.Transport(o), timeout: cmp.Or(o.Timeout, p.rules.Load().Timeout)},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

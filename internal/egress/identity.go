@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"container/list"
 	"crypto/tls"
 	"io"
@@ -108,7 +109,7 @@ func (i *Identity) pool() *pool {
 	o.MaxIdleConns = o.MaxIdleConnsPerHost
 	t := i.all.policy.transport(under, o)
 	t.TLSClientConfig.GetClientCertificate = i.show
-	i.now = &pool{mover: mover{Transport: t, timeout: under.Timeout}, under: under}
+	i.now = &pool{mover: mover{Transport: t, timeout: cmp.Or(o.Timeout, under.Timeout)}, under: under}
 	i.now.retired.Store(i.closed)
 	return i.now
 }

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/http"
 	"slices"
@@ -17,6 +18,9 @@ type TransportOptions struct {
 	MaxIdleConns        int // over all hosts; default 1024
 	MaxIdleConnsPerHost int // default 8; net/http's own is 2, a new handshake for most requests of a busy host
 	MaxConnsPerHost     int // busy and idle; default no limit
+
+	// In place of those of the Policy, for who bounds each exchange by itself.
+	HeaderTimeout, Timeout time.Duration
 }
 
 // Transport returns a transport that dials under the policy. It uses no proxy but Options.Proxy, whatever the
@@ -52,7 +56,7 @@ func (p *Policy) transport(r *rules, o TransportOptions) *http.Transport {
 			ClientSessionCache: tls.NewLRUClientSessionCache(o.MaxIdleConns),
 		},
 		TLSHandshakeTimeout:    r.TLSTimeout,
-		ResponseHeaderTimeout:  r.HeaderTimeout,
+		ResponseHeaderTimeout:  cmp.Or(o.HeaderTimeout, r.HeaderTimeout),
 		MaxResponseHeaderBytes: maxResponseHeader,
 		DisableCompression:     true,
 		MaxIdleConns:           o.MaxIdleConns,

@@ -31,6 +31,11 @@ type trace struct {
 	dialed string // before there is a connection
 
 	resolving, connecting, shaking, written time.Time
+
+	headers time.Duration // that the headers of the answer may be on their way; 0: as long as the attempt lasts
+	giveUp  func()        // ends the attempt when they are late
+	waiting *time.Timer   // nil: they are not waited for
+	late    bool
 }
 
 func (t *trace) hooks() *httptrace.ClientTrace {
@@ -61,6 +66,9 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			t.written = time.Now()
+			if t.headers > 0 && t.waiting == nil {
+				t.waiting = time.AfterFunc(t.headers, t.expire)
+			}
 		},
 		GotFirstResponseByte: func() {
 			t.end(&t.written, &t.phases.FirstByte)
@@ -115,6 +123,25 @@ func (t *trace) lastWord(err error) error {
 		return nil
 	}
 	return said
+}
+
+// expire gives up because the headers of the answer are late.
+func (t *trace) expire() {
+	t.mu.Lock()
+	t.late = true
+	t.mu.Unlock()
+	t.giveUp()
+}
+
+// stopWaiting says that the headers are there, or never will be, and whether they were late.
+func (t *trace) stopWaiting() (late bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.headers = 0
+	if t.waiting != nil {
+		t.waiting.Stop()
+	}
+	return t.late
 }
 
 // asked tells whether the request went out as a whole.

@@ -3,6 +3,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,6 +37,8 @@ type Poster struct {
 	Transport http.RoundTripper
 	// Timeout bounds an attempt from its start to the last byte that is read.
 	Timeout time.Duration
+	// HeaderTimeout bounds the time from the end of the request to the headers of the answer; 0: nothing does but Timeout.
+	HeaderTimeout time.Duration
 	// UserAgent is sent with each request.
 	UserAgent string
 }
@@ -45,9 +48,14 @@ var jsonContent = []string{"application/json"}
 // Attempt implements deliver.Sink. A 2xx answer is success, whatever happens to
 // its body afterwards: the receiver has said yes. Redirects are not followed.
 func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcome {
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	limit, headers := cmp.Or(r.Timeout, p.Timeout), p.HeaderTimeout
+	if r.Timeout > 0 {
+		headers = 0
+	}
+	stopped := ctx
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var t trace
+	t := trace{headers: headers, giveUp: cancel}
 	ctx = httptrace.WithClientTrace(ctx, t.hooks())
 	started := time.Now()
 	header := make(http.Header, 9+len(r.Header))
@@ -84,6 +92,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 		via = r.Identity
 	}
 	resp, err := via.RoundTrip(req)
+	late := t.stopWaiting()
 	if err == nil && t.isStray() {
 		_ = resp.Body.Close()
 		err = errStray
@@ -92,10 +101,10 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 		if said := t.lastWord(err); said != nil {
 			err = said
 		}
-		out := p.failed(ctx, err, time.Since(started), r.Identity != nil)
-		if out.Reason == deliver.ReasonTimeout && t.asked() && ctx.Err() == nil {
+		out := p.failed(stopped, ctx, limit, err, time.Since(started), r.Identity != nil)
+		if !out.Aborted && late || out.Reason == deliver.ReasonTimeout && t.asked() && ctx.Err() == nil {
 			// net/http has an error of its own for headers that are late, which has no type either.
-			out.Detail = "the headers of an answer did not come in time"
+			out.Reason, out.Detail = deliver.ReasonTimeout, "the headers of an answer did not come in time"
 		}
 		if out.Reason == deliver.ReasonOther && t.silent() {
 			// net/http has an error of its own for a server that hangs up before it is asked, which has no type.
@@ -162,7 +171,7 @@ func Classify(status int) deliver.Outcome {
 var errStray = errors.New("the answer was there before its request")
 
 // failed classifies by type, never by the text of an error. identified tells whether there was a client certificate to show.
-func (p *Poster) failed(ctx context.Context, err error, took time.Duration, identified bool) deliver.Outcome {
+func (p *Poster) failed(stopped, ctx context.Context, limit time.Duration, err error, took time.Duration, identified bool) deliver.Outcome {
 	out := deliver.Outcome{Duration: took}
 	var (
 		proxy   *egress.ProxyError
@@ -172,7 +181,7 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration, iden
 		netErr  net.Error
 	)
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(stopped.Err(), context.Canceled):
 		out.Aborted = true
 	case errors.As(err, &proxy): // before what it wraps, which is about the way to the proxy
 		out.Reason, out.OurFault = deliver.ReasonConnect, !proxy.Endpoint
@@ -182,8 +191,10 @@ func (p *Poster) failed(ctx context.Context, err error, took time.Duration, iden
 		out.Address = blocked.Addr
 	case errors.As(err, &dns):
 		out.Reason, out.Detail = deliver.ReasonDNS, "the host name could not be resolved"
+	case errors.Is(stopped.Err(), context.DeadlineExceeded): // a test's, whose caller waits
+		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s, and the test waits no longer", took.Round(100*time.Millisecond))
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s", p.Timeout)
+		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s", limit)
 	case isTLS(err):
 		out.Reason, out.Detail = deliver.ReasonTLS, tlsDetail(err, identified)
 	case errors.As(err, &op) && op.Op == "dial":
