@@ -1,6 +1,6 @@
 -- The deliveries of a tenant's subscription that have numbers above one and up to another, by number. Of those that have ended,
 -- the ones between two marks are found by their ids, which begin with the commit time; late ones by their own marks.
-SELECT * FROM (
+SELECT u.*, NULL::text FROM (
     (SELECT p.id, p.event_id, p.subscription_id, b.tenant_id, b.event_type, b.aggregate_type, b.aggregate_id,
             CASE WHEN p.dead_at IS NULL THEN 'PENDING' ELSE 'DEAD' END, p.attempts, p.last_error,
             p.last_status, p.created_at, p.dead_at,
