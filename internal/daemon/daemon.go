@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,9 +69,10 @@ type Daemon struct {
 	dbErrors     prometheus.Counter
 	current      atomic.Pointer[leader] // nil while not leading
 	reloadMu     sync.Mutex
-	timeline     atomic.Int32         // highest that was read
-	lastEpoch    atomic.Int64         // of the last term of this process
-	hole         atomic.Pointer[hole] // why the stream cannot be trusted, until a rescue
+	waiting      atomic.Pointer[[]string] // keys that a reload has found changed and that wait for a restart
+	timeline     atomic.Int32             // highest that was read
+	lastEpoch    atomic.Int64             // of the last term of this process
+	hole         atomic.Pointer[hole]     // why the stream cannot be trusted, until a rescue
 	auditMetrics *auditMetrics
 	catalog      atomic.Pointer[outbox.Catalog]
 	apiPool      *pgxpool.Pool
@@ -366,68 +366,6 @@ func (d *Daemon) leadAgain(ctx context.Context) {
 		case <-time.After(retry.NextBackOff()):
 		}
 	}
-}
-
-// Reload reads the configuration again, checks it completely, and then swaps in
-// what may change while running. A faulty one changes nothing.
-func (d *Daemon) Reload() error {
-	if d.opts.Reload == nil {
-		return errors.New("this relay has no configuration to reload")
-	}
-	d.reloadMu.Lock()
-	defer d.reloadMu.Unlock()
-	next, err := d.opts.Reload()
-	if err != nil {
-		return fmt.Errorf("reload: %w", err)
-	}
-	changed := config.Changed(d.cfg(), next)
-	if stay := config.NeedsRestart(changed); len(stay) > 0 {
-		d.log.Warn("changed keys that take effect at the next start only", "keys", stay)
-	}
-	catalog, err := outbox.NewCatalog(next.Catalog.Files...)
-	if err != nil {
-		return fmt.Errorf("reload: %w", err)
-	}
-	if _, err := outbox.NewMapper(mappingOptions(next), catalog); err != nil { // for the next start
-		return fmt.Errorf("reload: %w", err)
-	}
-	keys, err := secret.NewKeyring(next.Secrets.Key)
-	if err != nil {
-		return fmt.Errorf("reload: secrets.key: %w", err)
-	}
-	old := d.cfg()
-	merged := config.Reloaded(old, next)
-	if _, err := egress.New(EgressOptions(merged)); err != nil {
-		return fmt.Errorf("reload: egress: %w", err)
-	}
-	if next.Secrets.Key != old.Secrets.Key {
-		// The only step that may still be refused, so it comes before the others.
-		if err := d.rekey(keys); err != nil {
-			return fmt.Errorf("reload: secrets.key: %w", err)
-		}
-	}
-	d.identities.Resize(identityOptions(merged))
-	if err := d.policy.Reload(EgressOptions(merged)); err != nil {
-		return fmt.Errorf("reload: egress: %w", err)
-	}
-	d.catalog.Store(catalog)
-	d.setPoster(merged)
-	// Behind all that goes with them: who has seen these settings has seen it.
-	d.settings.Store(merged)
-	d.metrics.SetTenantCap(merged.Metrics.TenantLabel)
-	if d.opts.Level != nil {
-		d.opts.Level.Set(merged.Log.Level)
-	}
-	if l := d.current.Load(); l != nil {
-		if err := l.configure(); err != nil {
-			return fmt.Errorf("reload: %w", err)
-		}
-	}
-	d.log.Info("configuration reloaded", "changed", changed)
-	if slices.ContainsFunc(changed, func(key string) bool { return strings.HasPrefix(key, "egress.") }) {
-		d.tellEgress(merged)
-	}
-	return nil
 }
 
 // Addr is where metrics and health are served, once Run has begun.

@@ -17,25 +17,28 @@ import (
 
 // Status is what the daemon says of itself.
 type Status struct {
-	State       health.State    `json:"state"`
-	Detail      string          `json:"detail,omitempty"`
-	Remedy      string          `json:"remedy,omitempty"`
-	Since       time.Time       `json:"since"`
-	Conditions  []health.Report `json:"conditions"` // of all parts that have one, the worst first
-	Epoch       int64           `json:"epoch,omitempty"`
-	Recorded    string          `json:"recorded_lsn,omitempty"`
-	Confirmed   string          `json:"confirmed_lsn,omitempty"`
-	Outstanding int             `json:"outstanding_transactions"`
-	InFlight    int             `json:"attempts_in_flight"`
-	Window      int             `json:"deliveries_in_window"`
-	Ready       bool            `json:"ready"`
-	NotReady    string          `json:"not_ready_because,omitempty"`
+	State      health.State    `json:"state"`
+	Detail     string          `json:"detail,omitempty"`
+	Remedy     string          `json:"remedy,omitempty"`
+	Since      time.Time       `json:"since"`
+	Conditions []health.Report `json:"conditions"` // of all parts that have one, the worst first
+	// NeedsRestart are the keys whose values in the configuration wait for a restart, as of the last reload.
+	NeedsRestart []string `json:"needs_restart"`
+	Epoch        int64    `json:"epoch,omitempty"`
+	Recorded     string   `json:"recorded_lsn,omitempty"`
+	Confirmed    string   `json:"confirmed_lsn,omitempty"`
+	Outstanding  int      `json:"outstanding_transactions"`
+	InFlight     int      `json:"attempts_in_flight"`
+	Window       int      `json:"deliveries_in_window"`
+	Ready        bool     `json:"ready"`
+	NotReady     string   `json:"not_ready_because,omitempty"`
 }
 
 // Status describes the daemon at this moment.
 func (d *Daemon) Status() Status {
 	worst := d.board.Worst()
-	s := Status{State: worst.State, Detail: worst.Sentence, Remedy: worst.Remedy, Since: worst.Since, Conditions: d.board.Reports()}
+	s := Status{State: worst.State, Detail: worst.Sentence, Remedy: worst.Remedy, Since: worst.Since, Conditions: d.board.Reports(),
+		NeedsRestart: append([]string{}, d.needRestart()...)}
 	if l := d.current.Load(); l != nil {
 		s.Epoch = l.state.Epoch
 		s.Recorded = l.recordedEnd().String()

@@ -155,6 +155,29 @@ func (c *Catalog) Lookup(name string) (EventType, bool) {
 	return e.EventType, true
 }
 
+// CatalogChange is what differs between two catalogs, by the names of types.
+type CatalogChange struct{ Added, Removed, Changed []string }
+
+// CompareCatalogs names the types that the second catalog has besides, lacks, or describes otherwise.
+func CompareCatalogs(from, to *Catalog) (c CatalogChange) {
+	for _, e := range to.entries {
+		was, ok := from.byName[e.Name]
+		switch {
+		case !ok:
+			c.Added = append(c.Added, e.Name)
+		case was.Description != e.Description || was.SuppressWhenEmpty != e.SuppressWhenEmpty || !bytes.Equal(was.Schema, e.Schema) ||
+			!bytes.Equal(was.Example, e.Example):
+			c.Changed = append(c.Changed, e.Name)
+		}
+	}
+	for _, e := range from.entries {
+		if _, ok := to.byName[e.Name]; !ok {
+			c.Removed = append(c.Removed, e.Name)
+		}
+	}
+	return c
+}
+
 // NameOf returns the whole name of the type that a row means, as a Mapper of retained rows does.
 func (c *Catalog) NameOf(aggregateType, eventType string) string {
 	if e := c.resolve([]byte(aggregateType), []byte(eventType)); e != nil {
