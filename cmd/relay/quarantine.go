@@ -36,6 +36,15 @@ func quarantineNumbers(args []string) ([]int64, error) {
 	return ids, nil
 }
 
+// listed is a list as text; nil for none.
+func listed(list []string) *string {
+	if len(list) == 0 {
+		return nil
+	}
+	text := strings.Join(list, ", ")
+	return &text
+}
+
 func newQuarantineList() *cobra.Command {
 	var limit int
 	var output string
@@ -94,10 +103,14 @@ func newQuarantineShow() *cobra.Command {
 						Row any `json:"row"`
 					}{q, row})
 				}
+				row := printable(string(q.Raw))
+				if q.Raw == nil {
+					row = "not kept here: it is in the outbox, under its id"
+				}
 				return text(cmd.OutOrStdout(), [2]string{"id", strconv.FormatInt(q.ID, 10)}, [2]string{"reason", q.Reason},
 					[2]string{"detail", printable(q.Detail)}, [2]string{"event id", orDash(q.EventID)}, [2]string{"tenant", orDash(q.TenantID)},
 					[2]string{"event", orDash(q.EventType)}, [2]string{"committed", stamp(&q.CommittedAt)},
-					[2]string{"place", fmt.Sprintf("row %d of the transaction at %s", q.RowIndex, q.CommitLSN)}, [2]string{"row", printable(string(q.Raw))})
+					[2]string{"place", fmt.Sprintf("row %d of the transaction at %s", q.RowIndex, q.CommitLSN)}, [2]string{"only for", orDash(listed(q.OnlyFor))}, [2]string{"row", row})
 			})
 		},
 	}

@@ -68,6 +68,10 @@ type Reporter interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+// setAside are the deliveries of which the database refuses the record. Those are events, so their ids are UUIDs.
+const setAside = `
+                   UNION ALL SELECT event_id::uuid, unnest(only_for) FROM relay.quarantine WHERE only_for IS NOT NULL AND event_id ~ '^[0-9a-f-]{36}$'`
+
 // recorded joins what is on record of each row: the subscriptions of its deliveries that
 // ended or wait, and whether it is in quarantine. Ids are compared as text: the table's may
 // be of that type.
@@ -75,7 +79,7 @@ const recorded = `
 LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, ' ') AS subscriptions
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE created_at >= $1::timestamptz - interval '1 day'
                       AND (replay_id IS NULL OR status <> 'CANCELLED')
-                   UNION ALL SELECT event_id, subscription_id FROM relay.parked) AS d GROUP BY d.event_id) AS r ON r.event_id = e.%[1]s::text
+                   UNION ALL SELECT event_id, subscription_id FROM relay.parked` + setAside + `) AS d GROUP BY d.event_id) AS r ON r.event_id = e.%[1]s::text
 LEFT JOIN (SELECT DISTINCT event_id FROM relay.rejected) AS q ON q.event_id = e.%[1]s::text
 LEFT JOIN relay.progress AS p ON p.slot = $3`
 
@@ -89,7 +93,7 @@ func OnRecord(id string) (join, expression string) {
 	id = pgx.Identifier{"e", id}.Sanitize() + "::text"
 	return `LEFT JOIN (SELECT event_id::text AS event_id, string_agg(subscription_id::text, ' ') AS subscriptions
              FROM (SELECT event_id, subscription_id FROM relay.deliveries WHERE replay_id IS NULL OR status = 'DELIVERED'
-                   UNION SELECT event_id, subscription_id FROM relay.parked WHERE replay_id IS NULL) AS d GROUP BY 1) AS r ON r.event_id = ` + id + `
+                   UNION SELECT event_id, subscription_id FROM relay.parked WHERE replay_id IS NULL` + setAside + `) AS d GROUP BY 1) AS r ON r.event_id = ` + id + `
 LEFT JOIN (SELECT DISTINCT event_id FROM relay.rejected) AS q ON q.event_id = ` + id,
 		`concat_ws(' ', CASE WHEN q.event_id IS NOT NULL THEN '` + Quarantined + `' END, r.subscriptions)`
 }

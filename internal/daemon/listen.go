@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/deliver"
-	"github.com/outbox-relay/relay/internal/outbox"
 )
 
 // listen waits for changes of subscriptions and for requests. Its connection is
@@ -156,60 +154,4 @@ func (l *leader) carryOutOne(ctx context.Context, conn *pgx.Conn, r request) err
 		l.dispatcher.Dismiss(r.id)
 		return nil
 	}
-}
-
-// retryQuarantine maps a quarantined row again. It becomes an event, or stays
-// with its new reason.
-func (l *leader) retryQuarantine(ctx context.Context, conn *pgx.Conn, r request) error {
-	var at place
-	var commit string
-	var raw []byte
-	err := conn.QueryRow(ctx, `SELECT commit_lsn::text, row_index, committed_at, raw FROM relay.quarantine WHERE id::text = $1`,
-		r.target).Scan(&commit, &at.index, &at.at, &raw)
-	if errors.Is(err, pgx.ErrNoRows) {
-		l.dispatcher.Dismiss(r.id)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read quarantined row %s: %w", r.target, err)
-	}
-	lsn, err := parseLSN(commit)
-	if err != nil {
-		return err
-	}
-	at.commit = uint64(lsn)
-	var quarantineID int64
-	if _, err := fmt.Sscan(r.target, &quarantineID); err != nil {
-		l.dispatcher.Dismiss(r.id)
-		return nil
-	}
-	reason, detail := "", ""
-	row, err := outbox.DecodeRow(raw)
-	if err == nil {
-		mapper, merr := l.d.newMapper()
-		if merr != nil {
-			return merr
-		}
-		var event outbox.Event
-		event, err = mapper.Map(row)
-		if err == nil {
-			l.dispatcher.Release(flight(&event, at, nil), l.dir.Route(event.TenantID, event.Type, event.Payload), r.id, quarantineID)
-			return nil
-		}
-		if errors.Is(err, outbox.ErrSuppressed) {
-			l.dispatcher.Release(&deliver.Flight{}, nil, r.id, quarantineID)
-			return nil
-		}
-	}
-	var rejection *outbox.Rejection
-	if errors.As(err, &rejection) {
-		reason, detail = string(rejection.Reason), rejection.Detail
-	} else {
-		reason, detail = string(outbox.ReasonInvalidPayload), "the kept row cannot be read"
-	}
-	if _, err := conn.Exec(ctx, "UPDATE relay.quarantine SET reason = $2, detail = $3 WHERE id = $1", quarantineID, reason, detail); err != nil {
-		return fmt.Errorf("update quarantined row: %w", err)
-	}
-	l.dispatcher.Dismiss(r.id)
-	return nil
 }

@@ -50,6 +50,9 @@ type Delivery struct {
 
 	durable bool // it has a row in relay.parked, or one is on its way there
 	onWire  bool
+	ended   bool // its end was given to the Recorder
+	aside   bool // the database refuses its row; a reference is kept in quarantine
+	forget  bool // the database refuses its history
 	dropped bool // its replay was cancelled while it was on the wire
 	slow    bool // its attempt has been on the wire for longer than slowAfter
 	hangs   bool // its attempt has been on the wire for longer than HandoverAfter

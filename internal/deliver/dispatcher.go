@@ -134,6 +134,7 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 		case <-tick.C:
 			now := time.Now()
 			p.beat(now)
+			p.rec.look(now)
 			p.makeWay(now)
 			p.letGo(now)
 			p.handOver(now)

@@ -60,7 +60,9 @@
 // done when all deliveries of its event are in a batch, and the position that
 // the tickets reach is written with the batch and confirmed after its commit.
 // When the database is away the Recorder tries the same batch again until it
-// gets through; admission stops meanwhile at the Recorder's high mark.
+// gets through; no attempt is started meanwhile after the first few hundred, and
+// nothing is admitted. What the database refuses for its content is found by halves,
+// is set aside by reference in relay.quarantine, and all else goes on.
 //
 // # After a crash
 //

@@ -63,6 +63,41 @@ func (n *numbers) add(v int64, committed time.Time) {
 	}
 }
 
+// remove takes the number of an event off the record. The latest commit time stays.
+func (n *numbers) remove(v int64) {
+	if v <= n.whole {
+		if v < n.whole {
+			n.ahead = slices.Insert(n.ahead, 0, span{v + 1, n.whole})
+		}
+		n.whole = v - 1
+		return
+	}
+	for i := range n.ahead {
+		s := n.ahead[i]
+		if v < s.from || v > s.to {
+			continue
+		}
+		var rest []span
+		if v > s.from {
+			rest = append(rest, span{s.from, v - 1})
+		}
+		if v < s.to {
+			rest = append(rest, span{v + 1, s.to})
+		}
+		n.ahead = slices.Replace(n.ahead, i, i+1, rest...)
+		return
+	}
+}
+
+// forgetNumbers takes the numbers of ops off the record, because their batch is written in parts.
+func forgetNumbers(ops []op) {
+	for i := range ops {
+		if n := ops[i].numbered(); n != 0 {
+			ops[i].ep.numbers.remove(n)
+		}
+	}
+}
+
 // multirange is ahead as PostgreSQL writes an int8multirange.
 func (n *numbers) multirange() string {
 	b := []byte{'{'}

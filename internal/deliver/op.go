@@ -30,6 +30,12 @@ const (
 	opForget                         // a request is carried out, or a quarantined row is settled
 )
 
+var opNames = [...]string{opPark: "park", opUpdate: "update", opEnded: "end", opPromote: "promote", opDisable: "disable", opFailing: "failing",
+	opHealthy: "healthy", opCancel: "cancel", opQuarantine: "quarantine", opHurry: "hurry", opKick: "kick", opRevive: "revive",
+	opDiscard: "discard", opLetGo: "let go", opLetAllGo: "let all go", opReplay: "replay", opReplayCancel: "cancel replay", opForget: "forget"}
+
+func (k opKind) String() string { return opNames[k] }
+
 // op is one thing for the Recorder to write. It holds copies of what changes in
 // a Delivery, which goes on meanwhile.
 type op struct {
@@ -58,7 +64,9 @@ type op struct {
 	quarantine *QuarantineEntry
 	id         uuid.UUID // delivery, for opKick, opRevive, opDiscard and opLetGo
 	forget     forget
-	absent     bool          // of opRevive, and of opPark without settles: there was no row to write
+	aside      aside         // how much of it is given up, because the database refuses it
+	refused    error         // and why
+	absent     bool          // of opRevive, and of opPark without settles: there was no row to write; or it is set aside
 	some, more bool          // of an op that is written in parts: it found rows, and not all of them went with it
 	left       int           // of opHurry: so many rows at most
 	size       int           // bytes that it holds until it is written
@@ -75,6 +83,18 @@ func (o *op) touchesTable() bool {
 		return true
 	}
 	return o.deletes
+}
+
+// arrived reports whether the op records that a delivery has arrived.
+func (o *op) arrived() bool { return o.kind == opEnded && o.status == StatusDelivered }
+
+// holdsEvent reports whether the op is about one event, of which a reference can be kept.
+func (o *op) holdsEvent() bool {
+	switch o.kind {
+	case opPark, opUpdate, opEnded, opQuarantine:
+		return true
+	}
+	return false
 }
 
 // numbered is the number that is on record with the op for the first time, 0 for none.
@@ -110,6 +130,9 @@ type QuarantineEntry struct {
 	EventID    string
 	TenantID   string
 	EventType  string
-	Raw        []byte // the whole row, encoded without loss
+	XID        uint64    // transaction that wrote the row; 0: not known
+	Only       uuid.UUID // the subscription whose delivery it is; zero: the row for all
+	Size       int       // bytes of what is not kept
+	Raw        []byte    // the whole row, encoded without loss; nil: it is to be read from the outbox by its id
 	Ticket     Ticket
 }

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/time/rate"
 
 	"github.com/outbox-relay/relay/internal/faultpoint"
 )
@@ -94,6 +97,12 @@ const (
 	accountMost  = 10000 // so many are written without waiting
 )
 
+// tryTimeout is how long a try of a batch may take, and sizeTries how often one may take longer before it is halved.
+const (
+	tryTimeout = 30 * time.Second
+	sizeTries  = 3
+)
+
 // partialListed is how many of the first rows of an unfinished transaction are
 // listed as settled although the position covers them: a rescue has no position.
 const partialListed = 1000
@@ -109,14 +118,17 @@ type Recorder struct {
 	log      *slog.Logger
 	onCommit func([]op)
 
-	mu    sync.Mutex
-	ops   []op
-	bytes int64         // of ops
-	first time.Time     // when the oldest op came
-	room  chan struct{} // closed and replaced when ops fall below the mark
-	busy  bool          // a batch is being written
-	last  int64         // number of the last batch that is committed
-	keep  bool          // relay.settled is not trimmed
+	mu      sync.Mutex
+	ops     []op
+	bytes   int64         // of ops
+	first   time.Time     // when the oldest op came
+	room    chan struct{} // closed and replaced when ops fall below the mark
+	busy    bool          // a batch is being written
+	last    int64         // number of the last batch that is committed
+	keep    bool          // relay.settled is not trimmed
+	trying  trying        // the batch that is being written
+	unsaved int           // outcomes that are not committed: of attempts that would be made again after a crash
+	blocked atomic.Bool   // nothing may be started, and nothing more is taken in: see trying
 
 	wake chan struct{}
 	stop chan struct{}
@@ -132,6 +144,7 @@ type Recorder struct {
 	sweptAt   time.Time // when it ended
 	sweep     sweep
 	repeated  bool // the last commit was that of an earlier try, whose results are not known
+	asides    asides
 }
 
 // Pool is the part of a connection pool that this package uses.
@@ -147,7 +160,8 @@ func NewRecorder(opts RecorderOptions, db Pool, pr Progress, m *Metrics, log *sl
 	now := time.Now()
 	return &Recorder{opts: opts, db: db, progress: pr, metrics: m, log: log, onCommit: func([]op) {},
 		room: make(chan struct{}), wake: make(chan struct{}, 1), stop: make(chan struct{}),
-		written: pr.Position(), writtenAt: now, trimmedAt: now, sweptAt: now, untrimmed: true, sweepDue: true}
+		written: pr.Position(), writtenAt: now, trimmedAt: now, sweptAt: now, untrimmed: true, sweepDue: true,
+		asides: asides{tell: rate.Sometimes{First: 20, Interval: time.Second}}}
 }
 
 func (r *Recorder) add(o op) {
@@ -163,6 +177,10 @@ func (r *Recorder) add(o op) {
 	full = full && r.bytes >= maxBatchBytes
 	if n == 1 {
 		r.first = time.Now()
+	}
+	if o.arrived() {
+		r.unsaved++
+		r.block(time.Time{})
 	}
 	r.mu.Unlock()
 	if n == 1 || n == r.opts.Batch || full {
@@ -190,7 +208,9 @@ func (r *Recorder) wait(ctx context.Context) error {
 }
 
 // hasRoom tells whether more may wait to be written. mu is held.
-func (r *Recorder) hasRoom() bool { return len(r.ops) < highMark && r.bytes < highMarkBytes }
+func (r *Recorder) hasRoom() bool {
+	return len(r.ops) < highMark && r.bytes < highMarkBytes && !r.blocked.Load()
+}
 
 // Nudge tells the Recorder that the position may have moved without an outcome.
 func (r *Recorder) Nudge() { poke(r.wake) }
@@ -328,7 +348,9 @@ func (r *Recorder) Idle() bool {
 	return len(r.ops) == 0 && !r.busy
 }
 
-// write records one batch.
+// write records one batch. What the database refuses in it is found by halves and set aside, and the rest goes on:
+// see refused.go. The position moves with the last part, so it never covers what is not committed, and a crash in
+// between leaves what is committed in relay.settled.
 func (r *Recorder) write(ctx context.Context, batch []op) error {
 	for i := range batch {
 		o := &batch[i]
@@ -342,11 +364,46 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 			}
 		}
 	}
-	var a advance
-	a.pos, a.accounted = r.progress.Finished()
-	for i := range batch {
-		o := &batch[i]
+	var whole advance
+	whole.pos, whole.accounted = r.progress.Finished()
+	for parts := [][]op{batch}; len(parts) > 0; {
+		part := parts[len(parts)-1]
+		parts = parts[:len(parts)-1]
+		a := advance{pos: r.written}
+		if len(parts) == 0 {
+			a = whole
+		}
+		err := r.writePart(ctx, part, a)
+		var refused *refusedError
+		switch {
+		case err == nil:
+		case !errors.As(err, &refused):
+			return err
+		case len(part) > 1:
+			half := len(part) / 2
+			parts = append(parts, part[half:], part[:half])
+		default:
+			if err := r.paceAsides(ctx, part[0].kind, refused.err); err != nil {
+				return err
+			}
+			part[0].setAside(refused.err)
+			parts = append(parts, part)
+		}
+	}
+	r.progress.Recorded(whole.pos)
+	return nil
+}
+
+// writePart commits some ops of a batch.
+func (r *Recorder) writePart(ctx context.Context, part []op, a advance) error {
+	a.accounted = slices.Clip(a.accounted)
+	for i := range part {
+		o := &part[i]
 		a.accounted = append(a.accounted, o.accounted...)
+		a.size += int64(o.size)
+		if o.arrived() {
+			a.outcomes++
+		}
 		if !o.settles {
 			continue
 		}
@@ -358,29 +415,34 @@ func (r *Recorder) write(ctx context.Context, batch []op) error {
 	}
 	b := &pgx.Batch{}
 	w := writer{opts: &r.opts, batch: b}
-	w.queue(batch)
+	w.queue(part)
 	r.sweepDue = r.sweepDue || w.freesBodies
 	if faultpoint.Planted(faultpoint.ProgressBeforeParked) {
-		_ = r.commit(ctx, &pgx.Batch{}, a)
+		_ = r.commit(ctx, &pgx.Batch{}, advance{pos: a.pos, accounted: a.accounted, settled: a.settled, highest: a.highest})
 		r.progress.Recorded(a.pos)
 		faultpoint.Hit(faultpoint.BetweenProgress)
 	}
+	a.splits = len(part) > 1 || part[0].aside < asideNames
+	a.single = len(part) == 1
 	if err := r.commit(ctx, b, a); err != nil {
+		if a.splits {
+			forgetNumbers(part)
+		}
 		return err
 	}
 	if faultpoint.Enabled {
-		plantedCommitted(batch)
+		plantedCommitted(part)
 	}
-	for i := range batch {
-		o := &batch[i]
+	r.countAsides(part)
+	for i := range part {
+		o := &part[i]
 		o.more = o.more || r.repeated && o.some // what it found then was left over
 		if o.written != nil {
 			close(o.written)
 		}
 	}
-	r.progress.Recorded(a.pos)
-	r.metrics.batch(len(batch))
-	r.onCommit(batch)
+	r.metrics.batch(len(part))
+	r.onCommit(part)
 	return nil
 }
 
@@ -390,6 +452,12 @@ type advance struct {
 	settled   []byte // deliveries of it above pos, for relay.settled
 	highest   uint64 // commit LSN among them
 	accounted []byte // transactions that are finished now, for relay.accounted
+
+	size   int64 // bytes of what is recorded with it
+	splits bool  // a smaller part, or less of it, may get through where this does not
+	single bool  // it cannot be halved: what only asks for too much is tried again
+
+	outcomes int // deliveries that arrived among what is recorded
 }
 
 // commit runs the statements and the move of progress in one transaction: a
@@ -414,23 +482,45 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	r.repeated = false
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 20*time.Millisecond, 2*time.Second
+	r.begin()
+	unheard, tries := false, 0 // unheard: an earlier try may have been committed
 	for {
-		err := r.try(ctx, b)
+		err := r.try(ctx, b, a.size)
 		if err == nil {
 			break
 		}
 		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == "RL002" {
+		server := errors.As(err, &pg)
+		if server && pg.Code == "RL002" {
 			r.repeated = true // an earlier try was committed, and the answer to it was lost
 			break
 		}
-		if errors.As(err, &pg) && pg.Code == "RL001" {
+		if server && pg.Code == "RL001" {
 			return fmt.Errorf("%w: %s", ErrSuperseded, pg.Message)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.opts.OnError(fmt.Errorf("record %d statements: %w", b.Len(), err))
+		err = fmt.Errorf("record %d statements: %w", b.Len(), err)
+		why := judgeRefusal(err, a.size)
+		tries++
+		if a.splits && !unheard && (why == refusesContent || why == refusesSize && !a.single && tries >= sizeTries) {
+			r.number--
+			return &refusedError{err}
+		}
+		if unheard && why != refusesNothing {
+			// The statements may fail because they have run already. The server knows.
+			if committed, known := r.isWritten(ctx); committed {
+				r.repeated = true
+				break
+			} else if known {
+				unheard = false
+				continue
+			}
+		}
+		unheard = unheard || !server
+		r.failed(err)
+		r.opts.OnError(err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -438,9 +528,7 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 		}
 	}
 	now := time.Now()
-	r.mu.Lock()
-	r.last = r.number
-	r.mu.Unlock()
+	r.committed(a.outcomes)
 	r.written, r.writtenAt = a.pos, now
 	if sweeping {
 		r.swept(now)
@@ -452,8 +540,20 @@ func (r *Recorder) commit(ctx context.Context, b *pgx.Batch, a advance) error {
 	return nil
 }
 
-func (r *Recorder) try(ctx context.Context, b *pgx.Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+// isWritten asks whether the batch with the last number is committed; known is false when there is no answer.
+func (r *Recorder) isWritten(ctx context.Context) (written, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	var batch int64
+	if err := r.db.QueryRow(ctx, "SELECT batch FROM relay.progress WHERE slot = $1 AND epoch = $2", r.opts.Slot, r.opts.Epoch).Scan(&batch); err != nil {
+		return false, false
+	}
+	return batch == r.number, true
+}
+
+func (r *Recorder) try(ctx context.Context, b *pgx.Batch, size int64) error {
+	// A body of hundreds of megabytes takes its time.
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout+time.Duration(size>>20)*time.Second)
 	defer cancel()
 	// A Batch remembers the prepared statements of the connection that it was
 	// sent on, and the next try may be on another one.

@@ -40,6 +40,13 @@ func (w *writer) replays(ops []op) {
 			t.skips = append(t.skips, o.replay.Skipped[:min(len(o.replay.Skipped), MaxReplaySkips-len(t.skips))]...)
 			if o.kind == opPark {
 				t.queued++
+				if o.referenced() { // nothing of it is left to end
+					t.dead++
+				}
+			}
+		case opUpdate:
+			if o.referenced() && o.d.flight.Replay != 0 {
+				of(o.d.flight.Replay).dead++
 			}
 		case opEnded:
 			if o.d.flight.Replay == 0 {

@@ -13,6 +13,9 @@ func (p *Dispatcher) finish(d *Delivery, out Outcome) {
 	s := &d.ep.lanes
 	now := time.Now()
 	d.onWire = false
+	if d.forget {
+		d.forget, d.history = false, nil
+	}
 	s.inflight--
 	p.inflight--
 	replay := d.flight.Replay != 0
@@ -129,7 +132,7 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
 		p.leave(d)
-		if d.ep.Subscription().halts() && d.flight.Replay == 0 {
+		if d.ep.Subscription().halts() && d.flight.Replay == 0 && !d.aside {
 			p.halt(d, now)
 			p.parkRest(l)
 			p.dropLane(l)
@@ -141,6 +144,10 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	}
 	p.metrics.retry(d.flight, out.Reason)
 	p.leave(d)
+	if d.aside { // it is kept in quarantine, and has no row to wait in
+		p.advance(l)
+		return
+	}
 	p.keep(d, now.Add(wait))
 	if faultpoint.Planted(faultpoint.OrderForgotten) {
 		p.advance(l)
@@ -231,9 +238,10 @@ func (p *Dispatcher) submitEnded(d *Delivery, st Status, out Outcome, now time.T
 	if st == StatusDelivered {
 		o.httpStatus = out.StatusCode
 	}
-	if d.durable {
+	if d.durable && !d.aside {
 		d.ep.lanes.dropParked(d.laneKey)
 	}
+	d.ended = true
 	p.submit(o)
 }
 
@@ -294,10 +302,13 @@ func (p *Dispatcher) committed(batch []op) {
 			p.toLetGo[o.ep] = beforeAll
 			look = true
 		}
+		due := o.next
+		if o.aside != asideNothing {
+			due = p.setAside(o)
+		}
 		if o.absent && s.parked[o.lane] > 0 {
 			p.uncount(o.ep, o.lane)
 		}
-		due := o.next
 		if o.kind == opPromote || o.kind == opRevive {
 			due = time.Now()
 		}
@@ -312,6 +323,23 @@ func (p *Dispatcher) committed(batch []op) {
 	if look {
 		poke(p.load)
 	}
+}
+
+// setAside takes in that the database has refused an op, and returns when its row is due.
+func (p *Dispatcher) setAside(o *op) time.Time {
+	d := o.d
+	if d == nil {
+		return time.Time{}
+	}
+	d.forget = true // else what comes next would be refused for its history too
+	if !o.referenced() {
+		return o.next
+	}
+	if d.aside || d.ended { // its row is counted away already
+		o.absent = false
+	}
+	d.aside = d.aside || o.kind == opPark || o.kind == opUpdate
+	return time.Time{}
 }
 
 // goOn writes the next part of an op of which one batch did not take all.
@@ -417,10 +445,14 @@ func (p *Dispatcher) parkIdle(ep *Endpoint) {
 }
 
 // parkHead gives the head of a lane, which is tried again at next, to the table with
-// all that waits behind it.
+// all that waits behind it. One whose row the database refuses gives way.
 func (p *Dispatcher) parkHead(l *lane, next time.Time) {
 	d := l.head()
 	p.leave(d)
+	if d.aside {
+		p.advance(l)
+		return
+	}
 	p.keep(d, next)
 	p.parkRest(l)
 	p.dropLane(l)

@@ -177,7 +177,7 @@ func olderThan(list []*Delivery, before time.Time, f func(*Delivery)) []*Deliver
 // next takes the delivery whose turn it is and counts it as on the wire; nil
 // when nothing may start.
 func (p *Dispatcher) next() *Delivery {
-	for !p.stopping && p.held == 0 {
+	for !p.stopping && p.held == 0 && !p.rec.Blocked() {
 		now := time.Now()
 		if p.stale(now) {
 			return nil

@@ -55,6 +55,10 @@ func (w *writer) queue(ops []op) {
 	health := make(map[uuid.UUID]*op) // the last one of each
 	for i := range ops {
 		o := &ops[i]
+		if o.referenced() {
+			w.reference(o)
+			continue
+		}
 		switch o.kind {
 		case opPark:
 			park = append(park, o)
@@ -102,6 +106,34 @@ func (w *writer) queue(ops []op) {
 	w.cancel(cancelled)
 	w.replays(ops)
 	w.promote(promoted)
+}
+
+// reference keeps a reference in place of an op that the database refuses, alone in its part. What is not about an
+// event is dropped. Its row in relay.parked goes, and counts as absent.
+func (w *writer) reference(o *op) {
+	if !o.holdsEvent() {
+		o.absent = o.kind == opRevive
+		return
+	}
+	w.quarantine(o.reference())
+	switch {
+	case o.kind == opPark:
+		o.absent = true
+	case o.kind == opUpdate:
+		o.absent = true
+		w.remove([]*op{o})
+	case o.deletes:
+		w.remove([]*op{o})
+	}
+}
+
+func (w *writer) quarantine(q *QuarantineEntry) {
+	var only []string
+	if q.Only != uuid.Nil {
+		only = []string{q.Only.String()}
+	}
+	w.batch.Queue(sqlQuarantine, lsnText(q.CommitLSN), q.Index, q.CommitTime, q.Reason, q.Detail, q.EventID, q.TenantID, q.EventType,
+		q.Raw, only, int64(q.Size), int64(q.XID)) // #nosec G115 -- the bits, as PostgreSQL casts it
 }
 
 // numbers puts the numbers of new deliveries on record.
@@ -330,7 +362,11 @@ func (w *writer) health(last map[uuid.UUID]*op) {
 func (w *writer) others(ops []op) {
 	for i := range ops {
 		o := &ops[i]
-		switch o.kind {
+		kind := o.kind
+		if o.referenced() {
+			kind = 0 // see reference; what it asks to forget is forgotten
+		}
+		switch kind {
 		case opDisable:
 			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.url)
 		case opHurry:
@@ -352,9 +388,7 @@ func (w *writer) others(ops []op) {
 			w.freesBodies = true
 			w.batch.Queue(sqlLetGo, [16]byte(o.id), o.at.Add(w.opts.LogRetention))
 		case opQuarantine:
-			q := o.quarantine
-			w.batch.Queue(sqlQuarantine, lsnText(q.CommitLSN), q.Index, q.CommitTime, q.Reason, q.Detail,
-				q.EventID, q.TenantID, q.EventType, q.Raw)
+			w.quarantine(o.quarantine)
 		}
 		if o.forget.request != 0 {
 			w.batch.Queue("DELETE FROM relay.requests WHERE id = $1", o.forget.request)

@@ -16,7 +16,7 @@ import (
 // ErrNotQuarantined is returned for a number that no quarantined row has.
 var ErrNotQuarantined = errors.New("no such quarantined row")
 
-// Quarantined is a row that could not become an event.
+// Quarantined is a row that could not become an event, or whose deliveries could not be recorded.
 type Quarantined struct {
 	ID          int64     `json:"id"`
 	Reason      string    `json:"reason"`
@@ -27,7 +27,11 @@ type Quarantined struct {
 	CommittedAt time.Time `json:"committed_at"`
 	CommitLSN   string    `json:"commit_lsn"`
 	RowIndex    int       `json:"row_index"`
-	// Raw is the whole row as EncodeRow wrote it. List leaves it out.
+	// OnlyFor are the subscriptions whose delivery it is; none: the row, for all of them.
+	OnlyFor []string `json:"only_for"`
+	// RowBytes is the size of what is not kept.
+	RowBytes *int64 `json:"row_bytes"`
+	// Raw is the whole row as EncodeRow wrote it; nil when it is in the outbox only. List leaves it out.
 	Raw []byte `json:"-"`
 }
 
@@ -41,10 +45,10 @@ type quarantineDB interface {
 // Quarantine reads and discards quarantined rows.
 type Quarantine struct{ DB quarantineDB }
 
-const quarantineColumns = "id, reason, detail, event_id, tenant_id, event_type, committed_at, commit_lsn::text, row_index"
+const quarantineColumns = "id, reason, detail, event_id, tenant_id, event_type, committed_at, commit_lsn::text, row_index, coalesce(only_for::text[], '{}'), row_bytes"
 
 func (q *Quarantined) fields() []any {
-	return []any{&q.ID, &q.Reason, &q.Detail, &q.EventID, &q.TenantID, &q.EventType, &q.CommittedAt, &q.CommitLSN, &q.RowIndex}
+	return []any{&q.ID, &q.Reason, &q.Detail, &q.EventID, &q.TenantID, &q.EventType, &q.CommittedAt, &q.CommitLSN, &q.RowIndex, &q.OnlyFor, &q.RowBytes}
 }
 
 // typeMember is how EncodeRow writes the type of a column. No text has it: quotes in a text are escaped.
@@ -133,13 +137,14 @@ func (q Quarantine) Count(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// Discard deletes a quarantined row for good. That it never was an event stays on record, for as long as the outbox holds it.
+// Discard deletes a quarantined row for good. That it never was an event stays on record, for as long as
+// the outbox holds it; a delivery that could not be recorded is one of an event.
 func (q Quarantine) Discard(ctx context.Context, id int64) error {
 	var n int
 	err := q.DB.QueryRow(ctx, `
 WITH gone AS (DELETE FROM relay.quarantine WHERE id = $1 RETURNING *),
      told AS (INSERT INTO relay.discarded (event_id, tenant_id, reason, detail, committed_at)
-              SELECT event_id, tenant_id, reason, detail, committed_at FROM gone WHERE event_id IS NOT NULL)
+              SELECT event_id, tenant_id, reason, detail, committed_at FROM gone WHERE event_id IS NOT NULL AND only_for IS NULL)
 SELECT count(*) FROM gone`, id).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("discard quarantined row %d: %w", id, err)

@@ -18,7 +18,7 @@ CREATE INDEX quarantine_event ON relay.quarantine (event_id);
 
 -- Every row of the outbox that is no event, by the id that it has there.
 CREATE VIEW relay.rejected AS
-SELECT event_id, tenant_id, 'quarantined'::text AS status, reason, detail FROM relay.quarantine WHERE event_id IS NOT NULL
+SELECT event_id, tenant_id, 'quarantined'::text AS status, reason, detail FROM relay.quarantine WHERE event_id IS NOT NULL AND only_for IS NULL
 UNION ALL
 SELECT event_id, tenant_id, 'discarded', reason, detail FROM relay.discarded;
 
