@@ -89,10 +89,11 @@ func (r *Recorder) look(now time.Time) {
 func (r *Recorder) Failing() (since time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.block(time.Now())
 	switch t := &r.trying; {
 	case !t.failed.IsZero():
 		return t.since, t.err
-	case !t.since.IsZero() && time.Since(t.since) >= slowCommit:
+	case t.late:
 		return t.since, errNoAnswer
 	}
 	return time.Time{}, nil
