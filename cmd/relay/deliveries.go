@@ -218,6 +218,12 @@ func showDelivery(cmd *cobra.Command, d *deliver.Record) error {
 		if a.Reason != "" {
 			result = string(a.Reason)
 		}
+		if a.Resent {
+			result += ", sent twice"
+		}
+		if a.Cause != "" && a.Detail != "" {
+			a.Detail += " (" + a.Cause + ")"
+		}
 		if a.Probes > 0 {
 			n = fmt.Sprintf("- (%d)", a.Probes)
 		}

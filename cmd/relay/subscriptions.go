@@ -539,6 +539,7 @@ type testResult struct {
 	StatusCode     int            `json:"status_code"` // 0: no answer
 	Reason         deliver.Reason `json:"reason,omitempty"`
 	Detail         string         `json:"detail,omitempty"`
+	Cause          string         `json:"cause,omitempty"` // the whole error
 	DurationMicros int64          `json:"duration_us"`
 }
 
@@ -577,7 +578,7 @@ func newSubscriptionsTest() *cobra.Command {
 }
 
 func newTestResult(s *deliver.Subscription, out deliver.Outcome) testResult {
-	return testResult{s.ID, out.Success(), out.StatusCode, out.Reason, out.Detail, out.Duration.Microseconds()}
+	return testResult{s.ID, out.Success(), out.StatusCode, out.Reason, out.Detail, out.Cause, out.Duration.Microseconds()}
 }
 
 func took(out deliver.Outcome) time.Duration { return out.Duration.Round(100 * time.Microsecond) }
@@ -593,7 +594,11 @@ func refusal(out deliver.Outcome) error {
 	case out.Aborted:
 		return errors.New("interrupted before the endpoint answered")
 	case !out.Success():
-		return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, printable(out.Detail), took(out))
+		why := printable(out.Detail)
+		if out.Cause != "" {
+			why += ": " + printable(out.Cause)
+		}
+		return fmt.Errorf("the endpoint did not take the test event: %s: %s (after %s)", out.Reason, why, took(out))
 	}
 	return nil
 }

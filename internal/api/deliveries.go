@@ -59,6 +59,7 @@ type DeliveryRequest struct {
 // Attempt is one attempt to deliver.
 type Attempt struct {
 	Number         *int      `json:"number" doc:"By the retry schedule, from 1. Null: it cost none, because the endpoint asked for fewer (429), or because it only tried, before its time, whether a failing endpoint works again."`
+	Resent         bool      `json:"resent,omitempty" doc:"A connection that was kept open broke before a byte of the answer came, and the request was sent once more on a new one. You may have got it twice."`
 	Probes         int       `json:"probes,omitempty" doc:"How many such tries in a row the entry stands for; it shows the last."`
 	At             time.Time `json:"at" doc:"When it began."`
 	DurationMillis float64   `json:"duration_ms"`
@@ -216,7 +217,7 @@ func history(r *deliver.Record) ([]Attempt, error) {
 	}
 	for i := range kept {
 		k := &kept[i]
-		a := Attempt{At: k.At.UTC(), DurationMillis: float64(k.Millis), Reason: string(k.Reason), Detail: k.Detail, Probes: k.Probes}
+		a := Attempt{At: k.At.UTC(), DurationMillis: float64(k.Millis), Reason: string(k.Reason), Detail: k.Detail, Probes: k.Probes, Resent: k.Resent}
 		if k.N != 0 {
 			a.Number = &k.N
 		}

@@ -191,7 +191,11 @@ func (d *Daemon) appName() string { return "relay:" + d.cfg().CDC.Slot }
 
 func (d *Daemon) sink() deliver.Sink { return d.poster.Load() }
 
-func (d *Daemon) setPoster(c *Settings) { d.poster.Store(NewPoster(d.policy, c, d.opts.Version)) }
+func (d *Daemon) setPoster(c *Settings) {
+	p := NewPoster(d.policy, c, d.opts.Version)
+	p.Log = d.log
+	d.poster.Store(p)
+}
 
 // NewPoster returns the Sink that posts under a policy.
 func NewPoster(policy *egress.Policy, c *Settings, version string) *webhook.Poster {

@@ -13,7 +13,7 @@ import (
 // it, and else none: nearly all of them go over connections that are open, and their
 // records say what there is to say.
 //
-// Address and Answer are the operator's to see. The address tells how a name
+// Address, Cause and Answer are the operator's to see. The address and the error tell how a name
 // resolves where the relay runs; the answer comes from an address that the egress
 // policy allows, which is all that keeps it from showing an inside of ours.
 type Attempt struct {
@@ -27,6 +27,8 @@ type Attempt struct {
 	Detail  string    `json:"detail,omitempty"`
 	Answer  string    `json:"answer,omitempty"` // first bytes of a failure's body, made valid text
 	Address string    `json:"address,omitempty"`
+	Cause   string    `json:"cause,omitempty"`  // the error, in more words than detail
+	Resent  bool      `json:"resent,omitempty"` // sent once more on a new connection, because a kept one broke without an answer
 }
 
 // Phases are the parts of an attempt, in microseconds; 0 for what there was none
@@ -45,12 +47,12 @@ const maxHistory = 64 << 10
 // entry is the history's entry for an attempt that just ended, nil when it needs
 // none. It is made while nobody waits for the dispatcher's lock.
 func (d *Delivery) entry(o Outcome, now time.Time) []byte {
-	if o.Aborted || o.Success() && d.history == nil && o.Phases.Connect == 0 {
+	if o.Aborted || o.Success() && d.history == nil && o.Phases.Connect == 0 && !o.Resent {
 		return nil
 	}
 	a := Attempt{N: d.attempts + 1, At: now.Add(-o.Duration).UTC().Truncate(time.Millisecond),
 		Millis: o.Duration.Milliseconds(), Phases: o.Phases, Status: o.StatusCode, Reason: o.Reason,
-		Detail: printable(o.Detail), Address: printable(o.Address)}
+		Detail: printable(o.Detail), Address: printable(o.Address), Cause: printable(o.Cause), Resent: o.Resent}
 	if !o.Success() {
 		a.Answer = printable(o.Answer)
 	}

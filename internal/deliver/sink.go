@@ -38,6 +38,8 @@ type Outcome struct {
 	Gone       bool          // the receiver wants nothing more, ever (410)
 	Phases     Phases        // what of it the Sink can tell
 	Address    string        // that was dialed, for the operator
+	Cause      string        // the error, for the operator
+	Resent     bool          // a kept connection broke without an answer, and it was sent once more on a new one
 	Answer     string        // first bytes of the answer's body, when it was a failure
 	Aborted    bool          // we gave up ourselves because of a stop: says nothing of the endpoint
 	OurFault   bool          // it failed on this side, as when the egress proxy is down: no reason to disable the endpoint

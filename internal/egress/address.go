@@ -18,6 +18,18 @@ var metadata = []netip.Prefix{
 	netip.MustParsePrefix("fd20:ce::254/128"),   // Google Cloud
 }
 
+// IsPublic reports whether an address, mapped ones included, and every IPv4 address that it wraps, is public.
+func IsPublic(a netip.Addr) bool {
+	a = a.Unmap()
+	var space [5]netip.Addr
+	for _, f := range embedded(append(space[:0], a), a) {
+		if within(metadata, f) || !isPublic(f) {
+			return false
+		}
+	}
+	return a.IsValid()
+}
+
 // isPublic reports whether the address, which is not a mapped one, is global unicast and outside the IANA
 // special-purpose registries (and the few more prefixes that the ssrf package lists).
 func isPublic(a netip.Addr) bool {

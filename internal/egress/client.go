@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -31,6 +32,26 @@ func (p *Policy) Client(o TransportOptions) *http.Client {
 type mover struct {
 	*http.Transport
 	timeout time.Duration
+
+	once  sync.Once
+	fresh *http.Transport // keeps no connection; made when it is needed first
+}
+
+// RoundTripFresh is RoundTrip on a connection of its own, which ends with the exchange: where one that was kept has broken, others
+// of the same age may have too.
+func (m *mover) RoundTripFresh(req *http.Request) (*http.Response, error) {
+	m.once.Do(func() {
+		m.fresh = m.Clone()
+		m.fresh.DisableKeepAlives = true
+	})
+	ctx, cancel := context.WithTimeout(req.Context(), m.timeout)
+	resp, err := m.fresh.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = &boundedBody{resp.Body, cancel}
+	return resp, nil
 }
 
 func (m *mover) RoundTrip(req *http.Request) (*http.Response, error) {

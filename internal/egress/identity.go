@@ -82,6 +82,11 @@ func (i *Identity) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// RoundTripFresh is RoundTrip on a connection of its own, which ends with the exchange.
+func (i *Identity) RoundTripFresh(req *http.Request) (*http.Response, error) {
+	return i.pool().RoundTripFresh(req)
+}
+
 // Close closes the identity's connections, busy ones when their exchange has ended. A request that comes later all the same,
 // because it was on its way, is still sent, on a connection that ends with it.
 func (i *Identity) Close() {

@@ -57,25 +57,122 @@ func TestPoster_TakesAnotherConnectionWhenTheKeptOneIsGone(t *testing.T) {
 	}
 }
 
-// The endpoint reads the second request of a connection and hangs up: it may have handled it.
-func TestPoster_NeverRepeatsARequestByItself(t *testing.T) {
-	t.Parallel()
-	to, seen := serveRequests(t, func(c net.Conn, n int32) bool {
-		if n%2 == 0 {
-			return false
+// byConnection answers the requests of each connection by hand; n counts those of one. It says whether the connection goes on.
+func byConnection(t *testing.T, answer func(c net.Conn, n int) bool) (to string, seen *atomic.Int32) {
+	seen = new(atomic.Int32)
+	return raw(t, func(c net.Conn) {
+		in := bufio.NewReader(c)
+		for n := 1; ; n++ {
+			r, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return
+			}
+			if seen.Add(1); !answer(c, n) {
+				return
+			}
 		}
-		_, _ = io.WriteString(c, answer204)
-		return true
-	})
-	p := mustPoster(t, 5*time.Second)
-	for i := range 10 {
-		out := p.Attempt(t.Context(), mustRequest(t, to))
-		if i%2 == 0 && !out.Success() || i%2 == 1 && out.Reason != deliver.ReasonConnect {
-			t.Errorf("attempt %d: %+v", i, out)
+	}), seen
+}
+
+// reset ends a connection with an RST instead of a FIN.
+func reset(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }
+
+// The endpoint, or what stands before it, takes the second request of a kept connection and ends that.
+func TestPoster_SendsOnceMoreWhenAKeptConnectionBreaksUnanswered(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(net.Conn){"reset": reset, "closed": func(net.Conn) {}} {
+		to, seen := byConnection(t, func(c net.Conn, n int) bool {
+			if n > 1 {
+				end(c)
+				return false
+			}
+			_, _ = io.WriteString(c, answer204)
+			return true
+		})
+		p := mustPoster(t, 5*time.Second)
+		for i := range 10 {
+			r := mustRequest(t, to)
+			r.Body = bytes.Repeat([]byte("x"), 1<<(2*i)) // also more than the write buffer
+			out := p.Attempt(t.Context(), r)
+			if !out.Success() || out.Resent != (i%2 == 1) {
+				t.Errorf("%s, attempt %d: %+v", name, i, out)
+			}
+			if out.Resent && out.Phases.Connect == 0 {
+				t.Errorf("%s, attempt %d was sent again, and not on a new connection", name, i)
+			}
+		}
+		if n := seen.Load(); n != 15 {
+			t.Errorf("%s: %d requests arrived for 10 attempts of which 5 are sent twice", name, n)
 		}
 	}
-	if n := seen.Load(); n != 10 {
-		t.Errorf("%d requests arrived for 10 attempts", n)
+}
+
+// What has been answered in part, what is slow, and what breaks on a new connection is not sent again.
+func TestPoster_SendsNothingAgainThatMayHaveBeenAnswered(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		second func(c net.Conn)
+		reason deliver.Reason
+	}{
+		"a byte of an answer":    {func(c net.Conn) { _, _ = io.WriteString(c, "H") }, deliver.ReasonOther},
+		"a part of the headers":  {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nX: y\r\n") }, deliver.ReasonConnect},
+		"an answer and a reset":  {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"); reset(c) }, deliver.ReasonHTTP5xx},
+		"what is no HTTP":        {func(c net.Conn) { _, _ = io.WriteString(c, "220 mail.example\r\n\r\n") }, deliver.ReasonOther},
+		"nothing, for long":      {untilClosed, deliver.ReasonTimeout},
+		"nothing, then an end":   {func(c net.Conn) { time.Sleep(time.Second) }, deliver.ReasonTimeout}, // it is what this server does
+		"a byte, then a reset":   {func(c net.Conn) { _, _ = io.WriteString(c, "H"); time.Sleep(20 * time.Millisecond); reset(c) }, deliver.ReasonOther},
+		"informational, and end": {func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n") }, deliver.ReasonConnect},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			to, seen := byConnection(t, func(conn net.Conn, n int) bool {
+				if n == 1 {
+					_, _ = io.WriteString(conn, answer204)
+					return true
+				}
+				c.second(conn)
+				return false
+			})
+			p := mustPoster(t, 500*time.Millisecond)
+			for !p.Attempt(t.Context(), mustRequest(t, to)).Success() { // the machine is busy
+				seen.Store(0)
+			}
+			out := p.Attempt(t.Context(), mustRequest(t, to))
+			if out.Reason != c.reason && out.Reason != deliver.ReasonTimeout || out.Resent || out.Success() {
+				t.Errorf("outcome %+v", out)
+			}
+			if n := seen.Load(); n != 2 {
+				t.Errorf("%d requests arrived for 2 attempts", n)
+			}
+		})
+	}
+	to, seen := byConnection(t, func(c net.Conn, _ int) bool { reset(c); return false })
+	if out := mustPoster(t, 5*time.Second).Attempt(t.Context(), mustRequest(t, to)); out.Reason != deliver.ReasonConnect || out.Resent || seen.Load() != 1 {
+		t.Errorf("on a new connection: %+v, %d requests", out, seen.Load())
+	}
+}
+
+// The new connection breaks too: the rest is the schedule's.
+func TestPoster_SendsNoMoreThanTwice(t *testing.T) {
+	t.Parallel()
+	var first atomic.Bool
+	to, seen := byConnection(t, func(c net.Conn, n int) bool {
+		if first.CompareAndSwap(false, true) {
+			_, _ = io.WriteString(c, answer204)
+			return true
+		}
+		return false
+	})
+	p := mustPoster(t, 5*time.Second)
+	p.Attempt(t.Context(), mustRequest(t, to))
+	if out := p.Attempt(t.Context(), mustRequest(t, to)); out.Reason != deliver.ReasonConnect || !out.Resent {
+		t.Errorf("outcome %+v", out)
+	}
+	if n := seen.Load(); n != 3 {
+		t.Errorf("%d requests arrived, want one and two", n)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http/httptrace"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type trace struct {
 	stray  bool
 	remote net.Addr
 	dialed string // before there is a connection
+	shook  error  // that a handshake of TLS ended with
 
 	resolving, connecting, shaking, written time.Time
 
@@ -50,7 +52,14 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 		},
 		ConnectDone:       func(string, string, error) { t.end(&t.connecting, &t.phases.Connect) },
 		TLSHandshakeStart: func() { t.begin(&t.shaking) },
-		TLSHandshakeDone:  func(tls.ConnectionState, error) { t.end(&t.shaking, &t.phases.TLS) },
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			t.end(&t.shaking, &t.phases.TLS)
+			if err != nil {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				t.shook = err
+			}
+		},
 		GotConn: func(i httptrace.GotConnInfo) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
@@ -149,6 +158,44 @@ func (t *trace) asked() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return !t.written.IsZero()
+}
+
+// brokeUnanswered reports whether a connection that had carried an earlier request broke before a byte of the answer came: the
+// endpoint closed what was idle, most often, and the request met that on its way. Where it was slow, or said anything at all,
+// the request is not sent again: its fate is known, or is the schedule's business.
+func (t *trace) brokeUnanswered(err error) bool {
+	var netErr net.Error
+	if errors.As(err, &netErr) && netErr.Timeout() || isTLS(err) {
+		return false
+	}
+	if said := t.lastWord(err); said != nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn != nil && t.reused && !t.began && !t.stray
+}
+
+// handshook is the error with which a handshake of TLS failed; nil: none has, or a connection was made after it.
+func (t *trace) handshook() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conn != nil {
+		return nil
+	}
+	return t.shook
+}
+
+// public reports whether the endpoint that was dialed has a public address.
+func (t *trace) public() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := t.dialed
+	if t.remote != nil {
+		at = t.remote.String()
+	}
+	addr, err := netip.ParseAddrPort(at)
+	return err == nil && egress.IsPublic(addr.Addr())
 }
 
 func (t *trace) isStray() bool {

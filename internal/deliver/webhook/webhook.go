@@ -5,15 +5,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +39,21 @@ type Poster struct {
 	HeaderTimeout time.Duration
 	// UserAgent is sent with each request.
 	UserAgent string
+	// Log gets the whole errors of attempts that failed, at debug; nil: nobody does.
+	Log *slog.Logger
+}
+
+// freshTripper sends a request on a connection of its own.
+type freshTripper interface {
+	RoundTripFresh(req *http.Request) (*http.Response, error)
+}
+
+// tell logs the whole error of an attempt, which may name what is none of the tenant's business.
+func (p *Poster) tell(r *deliver.Request, out deliver.Outcome, err error) {
+	if p.Log == nil || out.Aborted {
+		return
+	}
+	p.Log.Debug("attempt failed", "event_id", r.EventID, "host", r.URL.Host, "address", out.Address, "reason", string(out.Reason), "error", err)
 }
 
 var jsonContent = []string{"application/json"}
@@ -55,8 +68,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	stopped := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	t := trace{headers: headers, giveUp: cancel}
-	ctx = httptrace.WithClientTrace(ctx, t.hooks())
+	t := &trace{headers: headers, giveUp: cancel}
 	started := time.Now()
 	header := make(http.Header, 9+len(r.Header))
 	for name, values := range r.Header { // ours, below, go before theirs
@@ -83,9 +95,9 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 		Body:          io.NopCloser(bytes.NewReader(r.Body)),
 		ContentLength: int64(len(r.Body)),
 		// Lets the transport take another connection when the kept-alive one
-		// was closed before a byte went out. It never repeats a POST otherwise.
+		// was closed before a byte went out, and us when it broke later.
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil },
-	}).WithContext(ctx)
+	}).WithContext(httptrace.WithClientTrace(ctx, t.hooks()))
 
 	via := p.Transport
 	if r.Identity != nil {
@@ -93,6 +105,14 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	}
 	resp, err := via.RoundTrip(req)
 	late := t.stopWaiting()
+	resent := false
+	if fresh, ok := via.(freshTripper); ok && err != nil && !late && ctx.Err() == nil && t.brokeUnanswered(err) {
+		t = &trace{headers: headers, giveUp: cancel}
+		again := req.WithContext(httptrace.WithClientTrace(ctx, t.hooks()))
+		again.Body = io.NopCloser(bytes.NewReader(r.Body))
+		resp, err = fresh.RoundTripFresh(again)
+		late, resent = t.stopWaiting(), true
+	}
 	if err == nil && t.isStray() {
 		_ = resp.Body.Close()
 		err = errStray
@@ -101,7 +121,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 		if said := t.lastWord(err); said != nil {
 			err = said
 		}
-		out := p.failed(stopped, ctx, limit, err, time.Since(started), r.Identity != nil)
+		out := p.failed(stopped, ctx, limit, t, err, time.Since(started), r.Identity != nil)
 		if !out.Aborted && late || out.Reason == deliver.ReasonTimeout && t.asked() && ctx.Err() == nil {
 			// net/http has an error of its own for headers that are late, which has no type either.
 			out.Reason, out.Detail = deliver.ReasonTimeout, "the headers of an answer did not come in time"
@@ -111,9 +131,17 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 			out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
 		}
 		t.fill(&out)
+		out.Resent, out.Cause = resent, cause(err)
+		p.tell(r, out, err)
 		return out
 	}
 	out := Classify(resp.StatusCode)
+	out.Resent = resent
+	if out.Reason == deliver.ReasonRedirect {
+		location := resp.Header.Get("Location")
+		out.Detail += redirectTo(r.URL, location, t.public())
+		out.Cause = "Location:" + redirectTo(r.URL, location, true)
+	}
 	// The body of a 101 is the connection itself, and no deadline holds for it.
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		if !out.Success() {
@@ -171,7 +199,7 @@ func Classify(status int) deliver.Outcome {
 var errStray = errors.New("the answer was there before its request")
 
 // failed classifies by type, never by the text of an error. identified tells whether there was a client certificate to show.
-func (p *Poster) failed(stopped, ctx context.Context, limit time.Duration, err error, took time.Duration, identified bool) deliver.Outcome {
+func (p *Poster) failed(stopped, ctx context.Context, limit time.Duration, t *trace, err error, took time.Duration, identified bool) deliver.Outcome {
 	out := deliver.Outcome{Duration: took}
 	var (
 		proxy   *egress.ProxyError
@@ -190,19 +218,27 @@ func (p *Poster) failed(stopped, ctx context.Context, limit time.Duration, err e
 		out.Reason, out.Detail = deliver.ReasonBlocked, "the address is not allowed"
 		out.Address = blocked.Addr
 	case errors.As(err, &dns):
-		out.Reason, out.Detail = deliver.ReasonDNS, "the host name could not be resolved"
+		out.Reason, out.Detail = deliver.ReasonDNS, dnsDetail(dns)
 	case errors.Is(stopped.Err(), context.DeadlineExceeded): // a test's, whose caller waits
 		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s, and the test waits no longer", took.Round(100*time.Millisecond))
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		out.Reason, out.Detail = deliver.ReasonTimeout, fmt.Sprintf("no answer within %s", limit)
 	case isTLS(err):
-		out.Reason, out.Detail = deliver.ReasonTLS, tlsDetail(err, identified)
+		out.Reason, out.Detail = deliver.ReasonTLS, tlsDetail(err, identified, t.public())
 	case errors.As(err, &op) && op.Op == "dial":
 		out.Reason, out.Detail = deliver.ReasonConnect, "no connection could be made"
 	case errors.As(err, &netErr) && netErr.Timeout():
 		out.Reason, out.Detail = deliver.ReasonTimeout, "the endpoint was too slow"
+		if t.handshook() != nil {
+			out.Detail = "the handshake of TLS took too long"
+		}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
 		out.Reason, out.Detail = deliver.ReasonConnect, brokeOff
+		if t.handshook() != nil {
+			out.Detail = "the connection broke during the handshake of TLS"
+		}
+	case t.handshook() != nil:
+		out.Reason, out.Detail = shaken(err)
 	default:
 		out.Reason, out.Detail = deliver.ReasonOther, "no valid HTTP answer came"
 	}
@@ -222,84 +258,6 @@ func proxyDetail(e *egress.ProxyError) string {
 		return fmt.Sprintf("the egress proxy refused the connection (it answered %d)", e.Status)
 	}
 	return "the egress proxy could not be used"
-}
-
-func isTLS(err error) bool {
-	var (
-		record    tls.RecordHeaderError
-		alert     tls.AlertError
-		verify    *tls.CertificateVerificationError
-		authority x509.UnknownAuthorityError
-		host      x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		unfit     *egress.CertificateError
-	)
-	_, alerted := alertOf(err)
-	return alerted || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
-		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) || errors.As(err, &unfit)
-}
-
-// alertOf returns the alert with which the other side ended a connection. It may come when the request is out: in TLS 1.3 a
-// server looks at the client's certificate after the client believes that the connection stands.
-func alertOf(err error) (alert uint8, ok bool) {
-	var op *net.OpError
-	// Only crypto/tls gives this operation, and its type of alerts is not exported.
-	if !errors.As(err, &op) || op.Op != "remote error" {
-		return 0, false
-	}
-	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
-		alert = uint8(v.Uint()) // #nosec G115 -- its kind says that it is one
-	}
-	return alert, true
-}
-
-// Alerts about a certificate. Before TLS 1.3 a handshake failure says that there was none, among other things.
-//
-// Source: RFC 8446, section 6.2.
-const (
-	alertHandshakeFailure       = 40
-	alertBadCertificate         = 42
-	alertUnsupportedCertificate = 43
-	alertCertificateRevoked     = 44
-	alertCertificateExpired     = 45
-	alertCertificateUnknown     = 46
-	alertUnknownCA              = 48
-	alertAccessDenied           = 49
-	alertCertificateRequired    = 116
-)
-
-// tlsDetail says why there was no secure connection, and what of it is the client certificate's.
-func tlsDetail(err error, identified bool) string {
-	const other = "no secure connection could be made"
-	var unfit *egress.CertificateError
-	if errors.As(err, &unfit) {
-		return "the endpoint takes no client certificates of this kind"
-	}
-	alert, _ := alertOf(err)
-	if !identified {
-		switch alert {
-		case alertHandshakeFailure:
-			return "the endpoint ended the handshake; it may ask for a client certificate, and the subscription has none"
-		case alertBadCertificate, alertCertificateRequired:
-			return "the endpoint asks for a client certificate, and the subscription has none"
-		}
-		return other
-	}
-	switch alert {
-	case alertBadCertificate, alertCertificateUnknown, alertAccessDenied:
-		return "the endpoint does not accept the client certificate"
-	case alertUnsupportedCertificate:
-		return "the endpoint takes no client certificates of this kind"
-	case alertCertificateRevoked:
-		return "the endpoint says that the client certificate is revoked"
-	case alertCertificateExpired:
-		return "the endpoint says that the client certificate has expired"
-	case alertUnknownCA:
-		return "the endpoint does not know the authority of the client certificate"
-	case alertCertificateRequired:
-		return "the endpoint asks for another client certificate"
-	}
-	return other
 }
 
 // ParseRetryAfter reads a Retry-After value: seconds, which some send with a
