@@ -93,7 +93,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := subscribe(ctx, pool, keys, hooks.url(), signing); err != nil {
+	if err := subscribe(ctx, pool, keys, hooks.url(ownPath), signing); err != nil {
 		return err
 	}
 	_, bearer, err := token.Store{DB: pool}.Create(ctx, token.RoleTenantWrite, demoTenant, "relay dev", time.Time{})
@@ -186,9 +186,14 @@ func (d *demo) intro(url, bearer string) {
 
   %s -c "INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload) VALUES ('%s', 'payment', 'pay_me', 'payment.received', '{\"payment_id\":\"pay_me\",\"invoice_id\":\"inv_1\",\"amount\":1500.00,\"currency\":\"EUR\"}')"
 
+  docs/tutorial.md walks through the tenant API; before it, in another terminal:
+
+  export DEMO_RELAY=http://%s DEMO_SHOP=http://%s DEMO_TOKEN=%s DEMO_RECEIVER=%s DEMO_SECRET=%s
+
   Ctrl-C ends it and removes everything.
 
-`, url, d.relay.Addr(), d.relay.Addr(), bearer, d.listener.Addr(), demoToken, d.hooks.url(), d.hooks.secret, psql, demoTenant)
+`, url, d.relay.Addr(), d.relay.Addr(), bearer, d.listener.Addr(), demoToken, d.hooks.url(guestPath), d.hooks.secret, psql, demoTenant,
+		d.relay.Addr(), d.listener.Addr(), bearer, d.hooks.url(guestPath), d.hooks.secret)
 }
 
 // run ends with the first that fails, with ctx, or with the time that was asked
@@ -258,25 +263,29 @@ func (d *demo) narrate(ctx context.Context) error {
 }
 
 func (d *demo) tell(ctx context.Context, a arrival) {
+	whose := ""
+	if a.guest {
+		whose = " at a subscription of yours"
+	}
 	if a.verified != nil {
-		d.term.say(a.at, "webhook", "REFUSED: %s", a.verified)
+		d.term.say(a.at, "webhook", "REFUSED%s: %s", whose, a.verified)
 		return
 	}
 	committed, key, err := d.row(ctx, a.id)
 	if err != nil {
-		d.term.say(a.at, "webhook", "%-21s %s arrived, verified", a.kind, a.id)
+		d.term.say(a.at, "webhook", "%-21s %s arrived%s, verified", a.kind, a.id, whose)
 		return
 	}
 	took := a.at.Sub(committed)
-	d.term.say(committed, "row", "%-21s %s committed", a.kind, key)
 	again := ""
-	if !a.first {
-		again = ", again"
-	}
-	d.term.say(a.at, "webhook", "%-21s %s arrived%s, signature verified, %.1f ms after the commit", a.kind, key, again, took.Seconds()*1000)
-	if a.first {
+	switch {
+	case a.first:
 		d.latencies = append(d.latencies, took)
+		d.term.say(committed, "row", "%-21s %s committed", a.kind, key)
+	case !a.guest:
+		again = " again"
 	}
+	d.term.say(a.at, "webhook", "%-21s %s arrived%s%s, signature verified, %.1f ms after the commit", a.kind, key, again, whose, took.Seconds()*1000)
 }
 
 // row is when the row of an event was committed, and its aggregate. A webhook may
@@ -297,11 +306,11 @@ func (d *demo) row(ctx context.Context, id string) (committed time.Time, key str
 }
 
 // settle waits until every committed event of the tenant has arrived, and
-// returns the ids of those that have not within ten seconds.
+// returns the ids of those that have not within a minute.
 func (d *demo) settle(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		rows, err := d.pool.Query(ctx, `SELECT e.id::text FROM outbox.events e WHERE e.tenant_id = $1
 			AND NOT EXISTS (SELECT FROM relay.quarantine q WHERE q.event_id = e.id::text)`, demoTenant)
@@ -340,6 +349,9 @@ func (d *demo) verdict(missing []string) error {
 		d.term.text("; commit to arrival p50 %.1f ms, max %.1f ms", d.latencies[n/2].Seconds()*1000, d.latencies[n-1].Seconds()*1000)
 	}
 	d.term.text("\n")
+	if guests, refused := d.hooks.guestTally(); guests+refused > 0 {
+		d.term.text("subscriptions of yours: %d webhooks arrived and verified, %d refused\n", guests, refused)
+	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%w: missing %s", ErrIncomplete, strings.Join(missing, ", "))
 	}

@@ -21,7 +21,15 @@ type arrival struct {
 	at       time.Time
 	verified error // nil: the signature is right
 	first    bool
+	guest    bool // of a subscription that the user made
 }
+
+// Paths of the receiver. Only what comes to the demonstration's own subscription is in its books: a user may subscribe with
+// another secret, to see what becomes of it, and has the same events once more.
+const (
+	ownPath   = "/demo"
+	guestPath = "/webhooks"
+)
 
 // receiver is the tenant's side: it verifies each webhook and says 200 only to
 // what is genuine.
@@ -34,6 +42,8 @@ type receiver struct {
 	mu   sync.Mutex
 	seen map[string]int // webhook-id to arrivals that verified
 	bad  int
+	// guests and badGuests count arrivals that verified and that did not.
+	guests, badGuests int
 }
 
 func newReceiver(secret string) (*receiver, error) {
@@ -46,7 +56,7 @@ func newReceiver(secret string) (*receiver, error) {
 	return r, nil
 }
 
-func (r *receiver) url() string { return "http://" + r.listener.Addr().String() + "/webhooks" }
+func (r *receiver) url(path string) string { return "http://" + r.listener.Addr().String() + path }
 
 // Run serves until ctx ends.
 func (r *receiver) Run(ctx context.Context) error {
@@ -71,11 +81,16 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err == nil {
 		err = json.Unmarshal(body, &event)
 	}
-	a := arrival{id: event.ID, kind: event.Type, at: now, verified: err}
+	a := arrival{id: event.ID, kind: event.Type, at: now, verified: err, guest: req.URL.Path != ownPath}
 	r.mu.Lock()
-	if err != nil {
+	switch {
+	case a.guest && err != nil:
+		r.badGuests++
+	case a.guest:
+		r.guests++
+	case err != nil:
 		r.bad++
-	} else {
+	default:
 		a.first = r.seen[event.ID] == 0
 		r.seen[event.ID]++
 	}
@@ -98,6 +113,13 @@ func (r *receiver) tally() (events, repeats, bad int) {
 		repeats += n - 1
 	}
 	return len(r.seen), repeats, r.bad
+}
+
+// guestTally returns how many webhooks of users' subscriptions verified, and how many did not.
+func (r *receiver) guestTally() (arrived, bad int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.guests, r.badGuests
 }
 
 func (r *receiver) has(id string) bool {
