@@ -11,6 +11,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
 )
@@ -104,10 +105,11 @@ func (l *leader) auditOnce(ctx context.Context) error {
 		markerPrefix, number).Scan(&position, &text, &own)
 	if err != nil {
 		if ctx.Err() == nil {
-			l.databaseError(fmt.Errorf("emit marker: %w", err))
+			l.trouble(health.PartMarkers, fmt.Errorf("emit marker: %w", err))
 		}
 		return ctx.Err()
 	}
+	l.works(health.PartMarkers)
 	snapshot, err := cdc.ParseSnapshot(text)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/progress"
 )
@@ -38,7 +39,7 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+		return nil, health.During(health.Direct, fmt.Errorf("connect: %w", err))
 	}
 	return conn, nil
 }
@@ -51,6 +52,7 @@ func (l *leader) backfill(ctx context.Context) error {
 	for {
 		began, n, err := l.tryBackfill(ctx)
 		if err == nil {
+			l.works(health.PartBackfill)
 			l.log.Info("rows from before the slot are delivered or parked", "rows", n)
 			return nil
 		}
@@ -62,7 +64,7 @@ func (l *leader) backfill(ctx context.Context) error {
 			// new term begins it again, and skips what was recorded.
 			return fmt.Errorf("read rows from before the slot: %w", err)
 		}
-		l.databaseError(fmt.Errorf("read rows from before the slot: %w", err))
+		l.trouble(health.PartBackfill, health.During(health.Direct, fmt.Errorf("read rows from before the slot: %w", err)))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -250,9 +252,12 @@ func (l *leader) endBackfill(ctx context.Context, sent int) error {
 // gives up.
 func (l *leader) persist(ctx context.Context, write func() error) error {
 	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval = 200*time.Millisecond, 30*time.Second
+	retry.InitialInterval, retry.MaxInterval = 200*time.Millisecond, longestPause
 	for {
 		err := write()
+		if err == nil {
+			l.works(health.PartAudit)
+		}
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
@@ -263,7 +268,7 @@ func (l *leader) persist(ctx context.Context, write func() error) error {
 		if errors.Is(err, deliver.ErrSuperseded) || errors.Is(err, errGivenUp) {
 			return err
 		}
-		l.databaseError(err)
+		l.trouble(health.PartAudit, err)
 		if err := pause(ctx, retry.NextBackOff()); err != nil {
 			return err
 		}

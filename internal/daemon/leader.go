@@ -55,6 +55,7 @@ type leader struct {
 	requests     map[int64]bool // carried out and not deleted yet; belongs to listen
 	lastPosition cdc.Position   // belongs to watch
 	movedAt      atomic.Int64   // unix nanoseconds
+	troubles     troubles
 }
 
 // tracker lets the Recorder see the watermark and confirm through whatever
@@ -182,7 +183,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, from start) erro
 	l.recorder = deliver.NewRecorder(deliver.RecorderOptions{
 		Slot: cfg.CDC.Slot, Epoch: l.state.Epoch, Interval: cfg.Deliver.Record.Interval, Batch: cfg.Deliver.Record.Batch,
 		Log: deliver.LogPolicy(cfg.Deliver.Log), LogRetention: cfg.Deliver.LogRetention,
-		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.databaseError,
+		ProgressInterval: cfg.CDC.ProgressInterval, OnError: l.recordingFailed,
 	}, l.d.pool, tracker{l}, l.d.metrics, l.log)
 	l.recorder.KeepSettled(true) // until the first audit, or the end of what is read from the table
 	l.dispatcher = deliver.NewDispatcher(dispatchOptions(cfg), l.d.sink(), l.recorder, l.settled, l.d.metrics, l.log)
@@ -320,7 +321,7 @@ func (l *leader) run(ctx context.Context, stream *cdc.Stream) error {
 		return nil
 	})
 	own("hand over", l.dispatcher.Run)
-	own("load parked deliveries", func(ctx context.Context) error { return l.dispatcher.RunLoader(ctx, l.d.pool) })
+	own("load parked deliveries", func(ctx context.Context) error { return l.dispatcher.RunLoader(ctx, l.d.pool, l.loaded) })
 	own("listen", l.listen)
 	own("replay", l.replayer.run)
 	own("watch", l.watch)
@@ -443,9 +444,10 @@ func (l *leader) awaitVisible(ctx context.Context, xid uint32) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			l.databaseError(err)
+			l.trouble(health.PartRouting, fmt.Errorf("wait for transaction %d: %w", xid, err))
 			wait = 200 * time.Millisecond
 		case !running:
+			l.works(health.PartRouting)
 			return nil
 		}
 		select {
@@ -461,6 +463,7 @@ func (l *leader) refresh(ctx context.Context, id uuid.UUID) error {
 	for {
 		changed, removed, err := l.dir.Refresh(ctx, l.d.pool, id)
 		if err == nil {
+			l.works(health.PartRouting)
 			if changed != nil {
 				l.dispatcher.Changed(changed)
 			}
@@ -472,7 +475,7 @@ func (l *leader) refresh(ctx context.Context, id uuid.UUID) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		l.databaseError(err)
+		l.trouble(health.PartRouting, err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

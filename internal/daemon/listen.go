@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // listen waits for changes of subscriptions and for requests. Its connection is
@@ -21,8 +22,7 @@ func (l *leader) listen(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		l.letGoIfDown(err)
-		l.log.Debug("listening connection lost", "error", err)
+		l.trouble(health.PartListening, health.During(health.Direct, err))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -37,6 +37,12 @@ func (l *leader) listenOnce(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	// Its role may be another one than that of the pool.
+	if c, ok, err := health.CheckRights(ctx, conn, facts(l.d.cfg())); err != nil {
+		return err
+	} else if !ok {
+		return health.NewFault(c)
+	}
 	if _, err := conn.Exec(ctx, "LISTEN relay_subscription; LISTEN relay_request"); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -55,6 +61,7 @@ func (l *leader) listenOnce(ctx context.Context) error {
 	if err := l.carryOut(ctx, conn); err != nil {
 		return err
 	}
+	l.works(health.PartListening)
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/filter"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/outbox"
 )
 
@@ -74,9 +75,10 @@ func (r *replayer) run(ctx context.Context) error {
 			return ctx.Err()
 		case err != nil:
 			r.hangUp(ctx)
-			r.l.databaseError(fmt.Errorf("replay: %w", err))
+			r.l.trouble(health.PartReplay, fmt.Errorf("replay: %w", err))
 			wait = retry.NextBackOff()
 		default:
+			r.l.works(health.PartReplay)
 			retry.Reset()
 			r.hangUp(ctx)
 		}

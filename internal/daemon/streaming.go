@@ -156,13 +156,6 @@ func (l *leader) reconnect(ctx context.Context) (*cdc.Stream, error) {
 // it counts what the Recorder is writing.
 func (l *leader) recordedEnd() cdc.LSN { return cdc.LSN(l.recorded.Load()) }
 
-// databaseError is told of what fails on ordinary connections.
-func (l *leader) databaseError(err error) {
-	l.d.dbErrors.Inc()
-	l.log.Warn("database statement failed, will be tried again", "error", err)
-	l.letGoIfDown(err)
-}
-
 // letGoIfDown lets go of the replication connection when err says that PostgreSQL goes
 // down. An ordinary session is ended in the same words when somebody calls
 // pg_terminate_backend; a server that goes down takes no new ones.

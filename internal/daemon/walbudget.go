@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/outbox-relay/relay/internal/deliver"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // Shares of the budget at which the levels begin, and how far below that they end:
@@ -136,10 +138,11 @@ SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, 
 	r := slotReading{at: time.Now()}
 	if err := l.d.pool.QueryRow(ctx, q, l.state.Slot).Scan(&r.held, &r.safe, &r.status, &r.keep); err != nil {
 		if ctx.Err() == nil {
-			l.databaseError(err)
+			l.trouble(health.PartBudget, fmt.Errorf("read what slot %s holds: %w", l.state.Slot, err))
 		}
 		return
 	}
+	l.works(health.PartBudget)
 	was, configured := b.level, int64(l.d.cfg().CDC.WALBudget) // at most 64 TiB
 	level := b.take(r, configured)
 	l.d.gauges.slotLag.Set(float64(r.held))

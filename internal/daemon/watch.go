@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -95,12 +96,17 @@ const (
 func (l *leader) watch(ctx context.Context) error {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	var tablesAt, budgetAt, publicationAt time.Time
+	var tablesAt, budgetAt, publicationAt, rightsAt time.Time
 	var budget walBudget
 	defer l.d.gauges.budget.reset()
 	for {
 		now := time.Now()
 		l.noteMovement(now)
+		l.lookAtRecording()
+		if now.Sub(rightsAt) >= rightsEvery {
+			rightsAt = now
+			l.lookAtRights(ctx)
+		}
 		if now.Sub(tablesAt) >= tablesEvery {
 			tablesAt = now
 			l.lookAtTables(ctx)
@@ -135,9 +141,14 @@ func (l *leader) lookAtPublication(ctx context.Context) error {
 		if l.d.cfg().CDC.Recovery == config.RecoveryManual {
 			return err
 		}
-		if err := l.d.repairPublication(ctx, l.state.Slot, err); err != nil && ctx.Err() == nil {
-			l.databaseError(err)
-		}
+		err = l.d.repairPublication(ctx, l.state.Slot, err)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		l.trouble(health.PartPublication, err)
+	default:
+		l.works(health.PartPublication)
 	}
 	return nil
 }
@@ -148,10 +159,11 @@ func (l *leader) lookAtTables(ctx context.Context) {
 	var quarantined float64
 	if err := l.d.pool.QueryRow(ctx, q).Scan(&quarantined); err != nil {
 		if ctx.Err() == nil {
-			l.databaseError(err)
+			l.trouble(health.PartBacklog, fmt.Errorf("count quarantined rows: %w", err))
 		}
 		return
 	}
+	l.works(health.PartBacklog)
 	l.d.gauges.quarantined.Set(quarantined)
 	l.d.gauges.parked.Set(float64(l.dispatcher.Parked()))
 }

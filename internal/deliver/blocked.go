@@ -25,8 +25,8 @@ type trying struct {
 	late   bool      // it has been going on for slowCommit
 }
 
-// errNoAnswer says why recording fails when no try has ended.
-var errNoAnswer = errors.New("the database has not answered yet")
+// ErrNoAnswer says why recording fails when no try has ended.
+var ErrNoAnswer = errors.New("the database has not answered yet")
 
 // begin notes that a batch is being written.
 func (r *Recorder) begin() {
@@ -94,7 +94,7 @@ func (r *Recorder) Failing() (since time.Time, err error) {
 	case !t.failed.IsZero():
 		return t.since, t.err
 	case t.late:
-		return t.since, errNoAnswer
+		return t.since, ErrNoAnswer
 	}
 	return time.Time{}, nil
 }

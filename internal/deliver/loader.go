@@ -148,14 +148,15 @@ func (p *Dispatcher) manyWait() bool {
 const beyondRate = 20
 
 // RunLoader brings parked deliveries back into memory when they are due and
-// there is room for them at their endpoint. It returns when ctx ends.
-func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
+// there is room for them at their endpoint. It returns when ctx ends. told hears of
+// each try: its error, which is tried again, or nil.
+func (p *Dispatcher) RunLoader(ctx context.Context, db Pool, told func(error)) error {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, 5*time.Second
 	for {
 		more, err := p.letHaltedGo(ctx, db)
 		if err != nil && ctx.Err() == nil {
-			p.rec.opts.OnError(err)
+			told(err)
 		}
 		want, wait := p.wanted(time.Now())
 		switch {
@@ -171,9 +172,10 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool) error {
 					return ctx.Err()
 				}
 				p.again(want)
-				p.rec.opts.OnError(fmt.Errorf("load parked deliveries: %w", err))
+				told(fmt.Errorf("load parked deliveries: %w", err))
 				wait = retry.NextBackOff()
 			} else {
+				told(nil)
 				retry.Reset()
 				if p.manyWait() {
 					wait = restGap

@@ -309,7 +309,7 @@ RETURNING epoch, end_lsn::text, partial_lsn::text, partial_rows`, testSlot).Scan
 	recRun, recCancel := context.WithCancel(ctx)
 	l.recCancel = recCancel
 	l.done.Go(func() { _ = l.p.Run(run) })
-	l.done.Go(func() { _ = l.p.RunLoader(run, w.pool) })
+	l.done.Go(func() { _ = l.p.RunLoader(run, w.pool, func(error) {}) })
 	l.done.Go(func() { l.recStopped <- l.rec.Run(recRun) })
 	w.t.Cleanup(l.kill)
 	return l

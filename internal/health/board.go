@@ -1,9 +1,11 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,15 +14,22 @@ import (
 
 // The parts that raise conditions. Others may have names of their own.
 const (
-	PartStream     = "stream"     // connection, slot, publication, decoding
-	PartRecording  = "recording"  // outcomes, parked rows and progress
-	PartRights     = "rights"     // tables, functions and rights that the relay needs
-	PartRouting    = "routing"    // subscriptions, notifications and requests
-	PartAudit      = "audit"      // markers, and what they find
-	PartLoading    = "loading"    // parked deliveries that are due
-	PartSource     = "source"     // shape and rights of the outbox table
-	PartQuarantine = "quarantine" // rows that became no events
-	PartSettings   = "settings"   // the configuration and its files
+	PartStream      = "stream"      // connection, slot, publication, decoding
+	PartRecording   = "recording"   // outcomes, parked rows and progress
+	PartRights      = "rights"      // tables, functions and rights that the relay needs
+	PartRouting     = "routing"     // subscriptions that the stream shows to be changed
+	PartListening   = "listening"   // notifications and requests
+	PartLoading     = "loading"     // parked deliveries that are due
+	PartBackfill    = "backfill"    // rows from before the slot
+	PartMarkers     = "markers"     // sending them
+	PartAudit       = "audit"       // comparing the table with what came
+	PartReplay      = "replay"      // reading rows of the table once more
+	PartBudget      = "wal_budget"  // what the slot holds
+	PartBacklog     = "backlog"     // what waits in tables
+	PartPublication = "publication" // looking at it, and repairing it
+	PartSource      = "source"      // shape and rights of the outbox table
+	PartQuarantine  = "quarantine"  // rows that became no events
+	PartSettings    = "settings"    // the configuration and its files
 )
 
 // Report is a Condition as a Board shows it.
@@ -129,7 +138,7 @@ func (b *Board) clear(name string) {
 func (b *Board) decides() Report {
 	worst := b.stage
 	for _, p := range b.parts {
-		if r, w := rank(p.State), rank(worst.State); r > w || r == w && worst.Part != "" && p.Part < worst.Part {
+		if rank(p.State) > rank(worst.State) || worst.Part != "" && compare(p.Report, worst) < 0 {
 			worst = p.Report
 		}
 	}
@@ -269,6 +278,22 @@ func (b *Board) Reports() []Report {
 	for _, name := range b.names() {
 		list = append(list, b.parts[name].Report)
 	}
-	slices.SortStableFunc(list, func(a, c Report) int { return rank(c.State) - rank(a.State) })
+	slices.SortFunc(list, compare)
 	return list
+}
+
+// compare orders reports: the worst first, and of equals what names every missing right, then by name.
+func compare(a, b Report) int {
+	return cmp.Or(rank(b.State)-rank(a.State), first(a.Part == PartRights, b.Part == PartRights), strings.Compare(a.Part, b.Part))
+}
+
+// first puts what is so before what is not.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }

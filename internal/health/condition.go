@@ -71,6 +71,7 @@ const (
 	CreatePublication  Situation = "create publication"
 	Record             Situation = "record"
 	ReadOutbox         Situation = "read the outbox"
+	Direct             Situation = "work on a connection past the pooler" // of the role of database.replication_url
 	Migrate            Situation = "migrate"
 )
 
@@ -107,7 +108,7 @@ type Facts struct {
 }
 
 func (f Facts) roleOf(s Situation) string {
-	if f.ReplicationRole != "" && slices.Contains([]Situation{ConnectReplication, CreateSlot, Stream}, s) {
+	if f.ReplicationRole != "" && slices.Contains([]Situation{ConnectReplication, CreateSlot, Stream, Direct}, s) {
 		return f.ReplicationRole
 	}
 	return f.Role

@@ -122,7 +122,7 @@ var rules = []rule{
 	{"42501", []Situation{Migrate}, "must be owner", Misconfigured, "role {role} does not own what it must change",
 		"run `relay migrate` as the role that owns the schemas outbox and relay"},
 	{"42501", nil, "must be owner", Misconfigured, "role {role} does not own what it must change", "run `relay migrate` and `relay run` as one role"},
-	{"42501", nil, "", Misconfigured, "role {role} lacks a right", "GRANT the right to {role}: docs/operations.md lists all that it needs"},
+	{"42501", nil, "", Misconfigured, "role {role} lacks a right", grantSomething},
 	{"23", []Situation{Record}, "", RecordingStalled, "constraint {constraint} on {relation} refuses what the relay records",
 		"ALTER TABLE {relation} DROP CONSTRAINT {constraint}, unless it is the relay's own"},
 	{"22", []Situation{Record}, "", RecordingStalled, "the server refuses a value that the relay records", ""},
@@ -198,15 +198,33 @@ func (r rule) fill(err error, pg *pgconn.PgError, s Situation, f Facts) Conditio
 	if pg.TableName != "" {
 		relation = pgx.Identifier{pg.SchemaName, pg.TableName}.Sanitize()
 	}
-	names := strings.NewReplacer(
-		"{role}", identifier(role, "ROLE"), "{database}", identifier(database, "DATABASE"), "{table}", orElse(f.Table, "the outbox"),
-		"{slot}", orElse(f.Slot, "SLOT"), "{publication}", orElse(f.Publication, "PUBLICATION"), "{object}", identifier(named(pg.Message), "NAME"),
-		"{relation}", relation, "{constraint}", identifier(pg.ConstraintName, "NAME"))
+	names := f.names(role, database, "{object}", identifier(lastWord(pg.Message), "NAME"), "{relation}", relation,
+		"{constraint}", identifier(pg.ConstraintName, "NAME"))
 	c := Condition{State: r.state, Sentence: text(err), Remedy: names.Replace(r.remedy)}
 	if r.sentence != "" {
 		c.Sentence = names.Replace(r.sentence) + ": " + c.Sentence
 	}
+	if r.remedy == grantSomething {
+		if grant := grantFor(pg.Message, identifier(role, "ROLE"), f); grant != "" {
+			c.Remedy = grant
+		}
+	}
 	return c
+}
+
+// grantSomething is what is said when the server's words do not tell which right lacks.
+const grantSomething = "GRANT the right to {role}: docs/operations.md lists all that it needs"
+
+// readOnlyRule is the rule of a database that takes no writes.
+func readOnlyRule() rule {
+	return rules[slices.IndexFunc(rules, func(r rule) bool { return r.state == ReadOnly })]
+}
+
+// names fills in names.
+func (f Facts) names(role, database string, more ...string) *strings.Replacer {
+	return strings.NewReplacer(append([]string{
+		"{role}", identifier(role, "ROLE"), "{database}", identifier(database, "DATABASE"), "{table}", orElse(f.Table, "the outbox"),
+		"{slot}", orElse(f.Slot, "SLOT"), "{publication}", orElse(f.Publication, "PUBLICATION")}, more...)...)
 }
 
 // identifier is a name as a statement needs it.
@@ -224,8 +242,8 @@ func identifier(name, general string) string {
 	return pgx.Identifier{name}.Sanitize()
 }
 
-// named is the last word of a message such as "permission denied for table progress".
-func named(message string) string {
+// lastWord is the last word of a message such as "permission denied for table progress".
+func lastWord(message string) string {
 	words := strings.Fields(message)
 	if len(words) == 0 {
 		return ""
