@@ -36,7 +36,7 @@ func (r Right) String() string {
 
 // written are the tables of the relay that it reads and writes, readOnly those that it only reads.
 var (
-	written = []string{"accounted", "bodies", "changes", "deliveries", "failing", "idempotency", "incidents", "parked", "progress", "quarantine",
+	written = []string{"accounted", "bodies", "changes", "deliveries", "discarded", "failing", "idempotency", "incidents", "parked", "progress", "quarantine",
 		"replays", "requests", "sequences", "settled", "subscriptions", "tokens"}
 	readOnly  = []string{"cursor_key", "schema_functions", "schema_version"}
 	functions = []string{"advance", "mark", "refuse", "timeline"}
