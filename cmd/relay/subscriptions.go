@@ -80,10 +80,6 @@ func newSubscriptionsAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			headers, err := givenHeaders(headersFile)
-			if err != nil {
-				return err
-			}
 			certificate, err := givenCertificate(cmd, certificateFile, certificateKey)
 			if err != nil {
 				return err
@@ -98,10 +94,18 @@ func newSubscriptionsAdd() *cobra.Command {
 					if errors.As(err, &blocked) && blocked.Rule == egress.RuleOwn { // which no setting changes
 						return usageError{fmt.Errorf("--url: %w", err)}
 					}
+					var service *egress.UnderscoreError
+					if errors.As(err, &service) {
+						return usageError{fmt.Errorf("--url: %w; an entry %s in egress.allow lets it through", err, service.Host)}
+					}
 					return usageError{fmt.Errorf("--url: %w (egress.allow, egress.require_https and egress.http_tenants in the configuration decide)", err)}
 				}
 				if err := deliver.CheckTimeout(deliver.Timeout(timeout), cfg.Deliver.MaxTimeout); err != nil {
 					return usageError{fmt.Errorf("--timeout %s: %w (deliver.max_timeout in the configuration is the longest)", timeout, err)}
+				}
+				headers, err := givenHeaders(headersFile, cfg.Egress.HeadersAllow)
+				if err != nil {
+					return err
 				}
 				warnUnknown(cmd, cfg, events)
 				sub := deliver.NewSubscription(tenant, url, events, key)
@@ -213,8 +217,8 @@ func subscriptions(cmd *cobra.Command, cfg *config.Config, db *pgxpool.Pool) (de
 	return deliver.Subscriptions{DB: db, Keys: keys}, nil
 }
 
-// givenHeaders reads a file of headers.
-func givenHeaders(file string) (secret.Secret, error) {
+// givenHeaders reads a file of headers. allow are entries of egress.headers_allow.
+func givenHeaders(file string, allow []string) (secret.Secret, error) {
 	if file == "" {
 		return secret.Secret{}, nil
 	}
@@ -234,9 +238,9 @@ func givenHeaders(file string) (secret.Secret, error) {
 		}
 		list = append(list, deliver.Header{Name: strings.TrimSpace(name), Value: strings.TrimSpace(value)})
 	}
-	headers, err := deliver.NewHeaders(list)
+	headers, err := deliver.NewHeaders(list, allow...)
 	if err != nil {
-		return secret.Secret{}, usageError{fmt.Errorf("--headers-file %s: %w", file, err)}
+		return secret.Secret{}, usageError{fmt.Errorf("--headers-file %s: %w (egress.headers_allow in the configuration is what is allowed besides)", file, err)}
 	}
 	return headers, nil
 }

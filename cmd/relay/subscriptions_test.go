@@ -88,6 +88,8 @@ func TestSubscriptionsAdd_RefusesWhatTheEgressRuleRefuses(t *testing.T) {
 	for _, url := range []string{"https://10.0.0.1/x", "https://169.254.169.254/latest", "ftp://hooks.example.com", "https://me:pw@hooks.example.com/", "nonsense"} {
 		s.relay("subscriptions", "add", "--tenant", "acme", "--url", url, "--event", "*").exits(exitUsage).complains("--url: ", "egress.allow")
 	}
+	s.relay("subscriptions", "add", "--tenant", "acme", "--url", "https://my_service:9000/", "--event", "*").exits(exitUsage).
+		complains("--url: ", "underscore", "an entry my_service in egress.allow")
 	if n := s.text("SELECT count(*)::text FROM relay.subscriptions"); n != "0" {
 		t.Errorf("%s subscriptions were added", n)
 	}
@@ -310,4 +312,14 @@ func TestSubscriptionsAdd_TakesATimeoutUpToTheLongest(t *testing.T) {
 	r := s.relay(append(add, "--timeout", "60s")...).exits(0)
 	s.relay("subscriptions", "show", strings.TrimSpace(r.out)).exits(0).says("timeout", "1m0s")
 	s.relay("subscriptions", "show", strings.TrimSpace(r.out), "-o", "json").exits(0).says(`"timeout": "1m0s"`)
+}
+
+func TestSubscriptionsAdd_TakesHeadersThatTheOperatorAllows(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	file := write(t, "headers", "CF-Access-Client-Id: a\nX-Webhook-Secret: b\n")
+	add := []string{"subscriptions", "add", "--tenant", "acme", "--url", "https://hooks.example.com/x", "--event", "*", "--secret", testSecret, "--headers-file", file}
+	s.relay(add...).exits(exitUsage).complains("header 1: its name is not one that may be set", "egress.headers_allow")
+	s.relay(append(add, "--set", "egress.headers_allow=CF-Access-*,X-Webhook-Secret")...).exits(0)
+	s.relay(append(add, "--set", "egress.headers_allow=Host")...).exits(exitConfig).complains("egress.headers_allow", "HTTP needs")
 }

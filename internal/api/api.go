@@ -48,6 +48,7 @@ type Limits struct {
 	MaxSubscriptions int           // of one tenant
 	MaxReplay        int           // rows of one replay
 	MaxTimeout       time.Duration // that a subscription may have as its own
+	HeadersAllow     []string      // entries of egress.headers_allow
 	WriteRate        float64       // changes a second of one tenant; twice as many at once
 
 	// TrustedProxies say in X-Forwarded-For where a call comes from.

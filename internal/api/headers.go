@@ -16,8 +16,8 @@ import (
 const authorization = "Authorization"
 
 // headers makes what a subscription holds out of what it has, nil for a new one, and of what replaces it: list all headers but
-// Authorization, auth that one; nil leaves either as it is.
-func headers(sub *deliver.Subscription, list []Header, auth *Auth) (secret.Secret, error) {
+// Authorization, auth that one; nil leaves either as it is. allow are names that the operator lets tenants set besides.
+func headers(sub *deliver.Subscription, list []Header, auth *Auth, allow []string) (secret.Secret, error) {
 	var old http.Header
 	if sub != nil {
 		// Those that cannot be used, because other hands wrote them, go.
@@ -35,6 +35,7 @@ func headers(sub *deliver.Subscription, list []Header, auth *Auth) (secret.Secre
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		if name != authorization && list == nil || name == authorization && auth == nil {
 			all = append(all, deliver.Header{Name: name, Value: old[name][0]})
+			allow = append(slices.Clip(allow), name) // it was, when it was set
 		}
 	}
 	if auth != nil {
@@ -46,7 +47,7 @@ func headers(sub *deliver.Subscription, list []Header, auth *Auth) (secret.Secre
 			all = append(all, deliver.Header{Name: authorization, Value: value})
 		}
 	}
-	made, err := deliver.NewHeaders(all)
+	made, err := deliver.NewHeaders(all, allow...)
 	var wrong *deliver.HeaderError
 	if errors.As(err, &wrong) {
 		pointer := "/auth"

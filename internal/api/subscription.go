@@ -71,7 +71,7 @@ type NewSubscription struct {
 
 // Header is a header that webhooks have.
 type Header struct {
-	Name  string `json:"name" minLength:"1" maxLength:"64" doc:"Begins with X- and is not one of ours, or is one of Api-Key, From, Tenant and Tenant-Id." example:"X-Api-Key"`
+	Name  string `json:"name" minLength:"1" maxLength:"64" doc:"Begins with X- and is not one of ours, or is one of Api-Key, From, Tenant and Tenant-Id, or one that the operator allows." example:"X-Api-Key"`
 	Value string `json:"value" minLength:"1" maxLength:"2048" doc:"Visible ASCII and spaces between."`
 }
 

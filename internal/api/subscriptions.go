@@ -129,7 +129,7 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 		return nil, invalid("/secret", sentence(err.Error()))
 	}
 	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)
-	if sub.Headers, err = headers(nil, b.Headers, b.Auth); err != nil {
+	if sub.Headers, err = headers(nil, b.Headers, b.Auth, s.Limits().HeadersAllow); err != nil {
 		return nil, err
 	}
 	f, err := b.Filter.parse()
@@ -290,7 +290,7 @@ func (s *server) patchSubscription(ctx context.Context, c *caller, in *patchInpu
 			return s.locked(ctx, sub.Locked)
 		}
 		if b.Headers != nil || b.Auth != nil {
-			if sub.Headers, err = headers(sub, b.Headers, b.Auth); err != nil {
+			if sub.Headers, err = headers(sub, b.Headers, b.Auth, s.Limits().HeadersAllow); err != nil {
 				return err
 			}
 		}

@@ -158,6 +158,7 @@ type Egress struct {
 	Deny         []Target // refused besides; wins over Allow
 	RequireHTTPS bool
 	HTTPTenants  []string // whose receivers need no TLS all the same
+	HeadersAllow []string // names of headers, or their beginnings with a star, that tenants may set besides
 	Ports        []uint16
 	CAFile       string // certificates that are trusted besides the system's; "" for none
 	Proxy        string // URL, perhaps with a password: print it with Redact only; "" for none

@@ -126,6 +126,7 @@ func takesEveryKeyBut(t *testing.T, left []string) {
 	values[keyDatabaseURL], values[keyReplicationURL] = "postgres://h/a", "postgres://h/b"
 	values["http.ops_listen"], values["cdc.wal_budget"] = ":9000", "8GiB"
 	values["secrets.key"] = newKeyset(t)
+	values["egress.headers_allow"] = "apikey,CF-Access-*"
 	values["egress.proxy"] = "http://proxy.example:3128"
 	values["api.trusted_proxies"] = "10.0.0.0/8,192.0.2.7/32"
 	values["auth.jwt.jwks_url"] = "https://login.example.com/jwks.json"

@@ -207,6 +207,16 @@ func proxyURL() kind[string] {
 		})
 }
 
+// headerEntry names headers that tenants may set, as egress takes them.
+func headerEntry() kind[string] {
+	return words("the name of a header (apikey), or the beginning of names with a star (CF-Access-*)", map[string]any{"minLength": 1}, func(s string) *mismatch {
+		if err := egress.CheckHeaderEntry(s); err != nil {
+			return &mismatch{got: strconv.Quote(s) + ", which " + err.Error()}
+		}
+		return nil
+	})
+}
+
 // connString is what pgx takes. Its own errors quote the text, which holds a password that cannot always
 // be told apart when the text does not parse, so they are translated and never passed on.
 func httpsURL() kind[string] {

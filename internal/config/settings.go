@@ -132,6 +132,8 @@ var settings = []setting{
 		boolean(), func(c *Config) *bool { return &c.Egress.RequireHTTPS }),
 	many("egress.http_tenants", "", "Tenants whose endpoints may be without TLS although egress.require_https is true.", 1000,
 		tenant(), func(c *Config) *[]string { return &c.Egress.HTTPTenants }),
+	many("egress.headers_allow", "", "Names of headers, or their beginnings with a star, that subscriptions may have besides those of the list.", 100,
+		headerEntry(), func(c *Config) *[]string { return &c.Egress.HeadersAllow }),
 	many("egress.ports", "80,443", "Ports that may be dialed; what egress.allow lets through has no rule for ports.", 1000,
 		integer[uint16](1, 65535), func(c *Config) *[]uint16 { return &c.Egress.Ports }),
 	paths(one("egress.ca_file", "", "Certificates of authorities that are trusted besides the system's, PEM.",

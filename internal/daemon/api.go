@@ -59,7 +59,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 			for i, t := range c.TrustedProxies {
 				proxies[i] = t.Prefix
 			}
-			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay, MaxTimeout: d.cfg().Deliver.MaxTimeout}
+			return api.Limits{TrustedProxies: proxies, WriteRate: float64(c.WriteRate), TokenRate: float64(c.TokenRate), AddressRate: float64(c.AddressRate), MaxSubscriptions: c.MaxSubscriptions, MaxReplay: c.MaxReplay, MaxTimeout: d.cfg().Deliver.MaxTimeout, HeadersAllow: d.cfg().Egress.HeadersAllow}
 		},
 		Catalog: d.catalog.Load,
 		CheckURL: func(tenant, url string) error {

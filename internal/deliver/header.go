@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -38,8 +39,9 @@ var ownHeaders = []string{"X-Signature", "X-Event-", "X-Tenant-", "X-Forwarded",
 	"X-Method-Override", "X-Client-Ip", "X-Relay-", "X-Webhook-"}
 
 // NewHeaders makes of a list what a Subscription holds; the empty Secret for none. Names are of an allow list: those that
-// begin with X- and are not ours, and a few others. Values are visible ASCII, with spaces between. Errors are HeaderErrors.
-func NewHeaders(list []Header) (secret.Secret, error) {
+// begin with X- and are not ours, a few others, and what allow, entries of egress.headers_allow, covers. Values are visible ASCII,
+// with spaces between. Errors are HeaderErrors.
+func NewHeaders(list []Header, allow ...string) (secret.Secret, error) {
 	if len(list) == 0 {
 		return secret.Secret{}, nil
 	}
@@ -49,7 +51,7 @@ func NewHeaders(list []Header) (secret.Secret, error) {
 	pairs := make([][2]string, len(list))
 	for i, h := range list {
 		name := textproto.CanonicalMIMEHeaderKey(h.Name)
-		if reason := checkHeader(name, h.Value); reason != "" {
+		if reason := checkNewHeader(name, h.Value, allow); reason != "" {
 			return secret.Secret{}, &HeaderError{i, reason}
 		}
 		if slices.ContainsFunc(pairs[:i], func(p [2]string) bool { return p[0] == name }) {
@@ -64,17 +66,30 @@ func NewHeaders(list []Header) (secret.Secret, error) {
 	return secret.New(string(text)), nil
 }
 
-// checkHeader tells what is wrong with a header; "" when nothing is.
-func checkHeader(name, value string) string {
+// checkNewHeader tells what is wrong with a header that is to be set, for its tenant; "" when nothing is.
+func checkNewHeader(name, value string, allow []string) string {
+	if reason := checkHeader(name, value); reason != "" {
+		return reason
+	}
 	allowed := strings.HasPrefix(name, "X-") && len(name) > len("X-") || slices.Contains(allowedHeaders, name)
 	own := slices.ContainsFunc(ownHeaders, func(p string) bool { return strings.HasPrefix(name, p) })
+	if allowed && !own || egress.HeaderAllowed(allow, name) {
+		return ""
+	}
+	may := slices.Concat(allowedHeaders, allow)
+	return "its name is not one that may be set: those that begin with X- and are not the relay's own, and " + strings.Join(may, ", ") +
+		"; the operator of the relay may allow others"
+}
+
+// checkHeader tells what is wrong with a header, whoever has set it; "" when nothing is.
+func checkHeader(name, value string) string {
 	switch {
 	case len(name) > maxHeaderName || strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '-' || r == '_')
 	}):
 		return fmt.Sprintf("its name is not up to %d letters, digits and hyphens", maxHeaderName)
-	case !allowed || own:
-		return "its name is not one that may be set: those that begin with X- and are not the relay's own, and " + strings.Join(allowedHeaders, ", ")
+	case name == "" || egress.ReservedHeader(name):
+		return "its name is the relay's own, or that of a header that HTTP needs: no subscription can set it"
 	case value == "" || len(value) > maxHeaderValue:
 		return fmt.Sprintf("its value is not 1 to %d characters", maxHeaderValue)
 	case strings.TrimSpace(value) != value || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }):
@@ -86,8 +101,8 @@ func checkHeader(name, value string) string {
 // errHeaders says that rows were written by other hands.
 var errHeaders = errors.New("the headers of the subscription cannot be used")
 
-// Header returns the headers that the subscription wants, nil for none. It is checked again, because rows may be written by
-// other hands than ours.
+// Header returns the headers that the subscription wants, nil for none. What none may have is looked for again, because rows may
+// be written by other hands than ours; what tenants may set is asked when they do.
 func (s *Subscription) Header() (http.Header, error) {
 	list, err := s.headerList()
 	if err != nil || list == nil {

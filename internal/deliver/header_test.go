@@ -156,3 +156,29 @@ func TestSubscriptions_SealHeadersLikeSecrets(t *testing.T) {
 		t.Errorf("%d rows have a header as it is, %v", left, err)
 	}
 }
+
+func TestNewHeaders_TakesWhatTheOperatorAllowsBesides(t *testing.T) {
+	t.Parallel()
+	allow := []string{"CF-Access-*", "Ocp-Apim-Subscription-Key", "apikey", "X-Webhook-Secret"}
+	list := []Header{{"CF-Access-Client-Id", "a"}, {"Ocp-Apim-Subscription-Key", "b"}, {"apikey", "c"}, {"X-Webhook-Secret", "d"}}
+	made, err := NewHeaders(list, allow...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err := (&Subscription{Headers: made}).Header(); err != nil || len(h) != 4 || h.Get("apikey") != "c" {
+		t.Errorf("%v, %v", h, err)
+	}
+	for _, h := range list {
+		if _, err := NewHeaders([]Header{h}); err == nil || !strings.Contains(err.Error(), "the operator of the relay may allow others") || strings.Contains(err.Error(), "egress.") {
+			t.Errorf("%s without an entry: %v", h.Name, err)
+		}
+	}
+	if _, err := NewHeaders([]Header{{"Nothing", "v"}}, allow...); err == nil || !strings.Contains(err.Error(), "Tenant-Id, CF-Access-*, Ocp-Apim-Subscription-Key, apikey") {
+		t.Errorf("what may be set is told as %v", err)
+	}
+	for _, name := range []string{"Host", "Content-Type", "webhook-id", "X-Signature"} {
+		if _, err := NewHeaders([]Header{{name, "v"}}, "Host", "Content-*", "webhook-*", "X-*"); err == nil {
+			t.Errorf("%s can be set", name)
+		}
+	}
+}

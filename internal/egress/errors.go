@@ -9,6 +9,13 @@ import (
 // credentials.
 var ErrURL = errors.New("url refused")
 
+// UnderscoreError says that the host of a URL has an underscore and is not one that egress.allow names.
+type UnderscoreError struct{ Host string }
+
+func (e *UnderscoreError) Error() string {
+	return "its host has an underscore, which no public host name has"
+}
+
 // Rule names the part of the policy that refused an address. The set is closed.
 type Rule string
 

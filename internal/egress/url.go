@@ -59,6 +59,9 @@ func (r *rules) checkURL(tenant, raw string) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("its host %w", err)
 	}
+	if strings.Contains(host, "_") && !r.allow.hosts[undotted(host)] {
+		return nil, &UnderscoreError{Host: undotted(host)}
+	}
 	port, err := r.checkTarget(host, u)
 	if err != nil {
 		return nil, err
@@ -193,7 +196,7 @@ func canonicalHost(host string) (string, error) {
 		}
 		return a.Unmap().String(), nil
 	}
-	ascii, err := idna.Lookup.ToASCII(host)
+	ascii, err := toASCII(host)
 	if err != nil {
 		return "", errors.New("is not a valid host name")
 	}
@@ -215,6 +218,19 @@ func canonicalHost(host string) (string, error) {
 		return "", errors.New("ends in a number and is not an IPv4 address of four decimal numbers")
 	}
 	return ascii, nil
+}
+
+// toASCII gives the form of a name that is looked up. Underscores are in no name of the internet, but in those of services in
+// compose and clusters, which resolvers and net/http take as they are.
+func toASCII(host string) (string, error) {
+	plain := !strings.ContainsFunc(host, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '_')
+	})
+	if plain && strings.Contains(host, "_") {
+		_, err := idna.Lookup.ToASCII(strings.ReplaceAll(host, "_", "x"))
+		return strings.ToLower(host), err
+	}
+	return idna.Lookup.ToASCII(host)
 }
 
 func isHexNumber(label string) bool {

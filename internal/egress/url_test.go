@@ -115,7 +115,7 @@ func TestCheckURL_RefusesWithAReason(t *testing.T) {
 		"https://a..example/":                                  "empty",
 		"https://.example/":                                    "",
 		"https://./":                                           "empty",
-		"https://under_score.example/":                         "not a valid host name",
+		"https://under_score.example/":                         "underscore",
 		"https://" + strings.Repeat("a", 64) + ".example/":     "63 characters",
 		"https://" + strings.Repeat("a.", 127) + "example/":    "253 characters",
 		"https://2130706433/":                                  "ends in a number",
@@ -347,6 +347,36 @@ func BenchmarkCheckURL(b *testing.B) {
 	for b.Loop() {
 		if _, err := p.CheckURL("https://receiver.example/hooks/orders?tenant=42"); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Compose and Kubernetes give services names with underscores.
+func TestCheckURL_TakesUnderscoresOfHostsThatAllowNames(t *testing.T) {
+	t.Parallel()
+	p, err := New(Options{Allow: []string{"my_service", "API_gateway.default.svc", "10.0.0.0/8"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for raw, want := range map[string]string{"http://my_service:9000": "http://my_service:9000", "http://My_Service:9000/x": "http://my_service:9000/x",
+		"https://api_gateway.default.svc./": "https://api_gateway.default.svc./"} {
+		u, err := p.CheckURL(raw)
+		if err != nil || u.String() != want {
+			t.Errorf("%s: %v, %v", raw, u, err)
+		}
+		if rule := p.rules.Load().refuse(u.Hostname(), netip.MustParseAddrPort("192.168.7.7:9000")); rule != "" {
+			t.Errorf("%s is not dialed: rule %s", raw, rule)
+		}
+	}
+	for _, raw := range []string{"http://other_service/", "https://my_service.example/", "https://a_b.example.com/"} {
+		var service *UnderscoreError
+		if _, err := p.CheckURL(raw); !errors.As(err, &service) || strings.Contains(err.Error(), "egress.") {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+	for _, raw := range []string{"http://_/", "http://-my_service/", "http://my__service-/", "http://my_service.7/"} {
+		if u, err := p.CheckURL(raw); err == nil {
+			t.Errorf("%s is taken as %s", raw, u)
 		}
 	}
 }

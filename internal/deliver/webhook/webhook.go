@@ -56,7 +56,10 @@ func (p *Poster) tell(r *deliver.Request, out deliver.Outcome, err error) {
 	p.Log.Debug("attempt failed", "event_id", r.EventID, "host", r.URL.Host, "address", out.Address, "reason", string(out.Reason), "error", err)
 }
 
-var jsonContent = []string{"application/json"}
+var (
+	jsonContent = []string{"application/json"}
+	anything    = []string{"*/*"} // of an answer's body nothing is used
+)
 
 // Attempt implements deliver.Sink. A 2xx answer is success, whatever happens to
 // its body afterwards: the receiver has said yes. Redirects are not followed.
@@ -70,7 +73,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	defer cancel()
 	t := &trace{headers: headers, giveUp: cancel}
 	started := time.Now()
-	header := make(http.Header, 9+len(r.Header))
+	header := make(http.Header, 10+len(r.Header))
 	for name, values := range r.Header { // ours, below, go before theirs
 		header[name] = values
 	}
@@ -83,6 +86,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	if r.ContentType != "" {
 		header["Content-Type"] = []string{r.ContentType}
 	}
+	header["Accept"] = anything
 	header["User-Agent"] = []string{p.UserAgent}
 	header["X-Event-Type"] = []string{r.EventType}
 	header["Relay-Attempt"] = []string{strconv.Itoa(r.Attempt)}

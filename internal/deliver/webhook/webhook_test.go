@@ -120,7 +120,7 @@ func TestPoster_SendsWhatIsDocumented(t *testing.T) {
 		t.Errorf("%s %s to %s", in.r.Method, in.r.URL, in.r.Host)
 	}
 	for name, want := range map[string]string{
-		"Content-Type": "application/json", "User-Agent": "relay/test", "X-Event-Type": "payment.received",
+		"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "relay/test", "X-Event-Type": "payment.received",
 		"Relay-Attempt": "3", "Webhook-Id": "0198b2c4-0000-7000-8000-000000000001",
 	} {
 		if v := in.r.Header.Get(name); v != want {
