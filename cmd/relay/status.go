@@ -35,10 +35,12 @@ type report struct {
 	Unreachable string                `json:"unreachable,omitempty"`
 	Database    string                `json:"database_error,omitempty"` // what follows is unknown then
 	Slot        slotReport            `json:"slot"`
+	Version     string                `json:"version"` // of this command; the daemon has its own
+	Overview    *deliver.Overview     `json:"deliveries"`
 	Parked      []deliver.TenantCount `json:"parked"` // of the ten tenants with most
 	Quarantined int                   `json:"quarantined"`
 	ProvedAt    *time.Time            `json:"proved_at"` // when the last marker was found in order; null: never
-	Incidents   []progress.Incident   `json:"incidents"` // the latest three
+	Incidents   []progress.Incident   `json:"incidents"` // those that go on, and the latest others, three in all
 }
 
 type slotReport struct {
@@ -133,7 +135,7 @@ func watchStatus(cmd *cobra.Command, ask asker, db *pgxpool.Pool, output string)
 }
 
 func readReport(ctx context.Context, ask asker, db *pgxpool.Pool) *report {
-	r := &report{Parked: []deliver.TenantCount{}, Incidents: []progress.Incident{}, Slot: slotReport{Name: ask.cfg.CDC.Slot}}
+	r := &report{Version: version, Parked: []deliver.TenantCount{}, Incidents: []progress.Incident{}, Slot: slotReport{Name: ask.cfg.CDC.Slot}}
 	var err error
 	if r.Daemon, err = ask.status(ctx); err != nil {
 		r.Unreachable = err.Error()
@@ -155,6 +157,9 @@ func (r *report) readDatabase(ctx context.Context, db *pgxpool.Pool) error {
 		return err
 	}
 	r.Slot.Exists, r.Slot.Active, r.Slot.WALStatus, r.Slot.Retained = slot.Exists, slot.Active, slot.WALStatus, slot.RetainedBytes
+	if r.Overview, err = (deliver.Records{DB: db}).Overview(ctx, 5); err != nil {
+		return err
+	}
 	parked, err := (deliver.Records{DB: db}).ParkedByTenant(ctx, 10)
 	if err != nil {
 		return err
@@ -233,7 +238,10 @@ func (r *report) print(w io.Writer) error {
 			pairs = append(pairs, [2]string{"condition " + printable(c.Part), string(c.State) + " since " + stamp(&c.Since)},
 				[2]string{"  what", orDash(&c.Sentence)}, [2]string{"  hint", orDash(&c.Remedy)})
 		}
-		pairs = append(pairs, [2]string{"recorded", orDash(&d.Recorded)}, [2]string{"confirmed", orDash(&d.Confirmed)},
+		if len(d.NeedsRestart) > 0 {
+			pairs = append(pairs, [2]string{"needs a restart", "the relay runs with other values than the configuration has of " + printable(strings.Join(d.NeedsRestart, ", "))})
+		}
+		pairs = append(pairs, [2]string{"version", orDash(&d.Version)}, [2]string{"recorded", orDash(&d.Recorded)}, [2]string{"confirmed", orDash(&d.Confirmed)},
 			[2]string{"in flight", strconv.Itoa(d.InFlight)}, [2]string{"in window", strconv.Itoa(d.Window)})
 	} else {
 		pairs = append(pairs, [2]string{"state", r.Unreachable})
@@ -244,25 +252,64 @@ func (r *report) print(w io.Writer) error {
 	}
 	slot := "missing"
 	if r.Slot.Exists {
-		slot = fmt.Sprintf("%s, %d bytes of WAL kept", r.Slot.WALStatus, r.Slot.Retained)
+		slot = fmt.Sprintf("%s, %s of WAL kept", r.Slot.WALStatus, bytesText(r.Slot.Retained))
 		if !r.Slot.Active {
 			slot += ", nobody streams from it"
 		}
 	}
 	pairs = append(pairs, [2]string{"slot " + r.Slot.Name, slot})
+	if r.Daemon != nil && r.Daemon.WAL != nil {
+		pairs = append(pairs, [2]string{"WAL budget", walText(r.Daemon.WAL)})
+	}
 	pairs = append(pairs, [2]string{"proved up to", stamp(r.ProvedAt)})
 	for _, t := range r.Parked {
 		pairs = append(pairs, [2]string{"parked " + printable(t.TenantID), strconv.Itoa(t.Count)})
 	}
 	pairs = append(pairs, [2]string{"quarantined", strconv.Itoa(r.Quarantined)})
-	for _, i := range r.Incidents {
-		end := "still going on"
-		if i.EndedAt != nil {
-			end = fmt.Sprintf("ended with %d rows", i.RowsSent)
+	if o := r.Overview; o != nil {
+		pairs = append(pairs, [2]string{"dead letters", fmt.Sprintf("%d, %d of them in the last 24 h", o.Dead, o.DeadToday)},
+			[2]string{"endpoints", fmt.Sprintf("%d failing, %d disabled", o.Failing, o.Disabled)})
+		for _, e := range o.Endpoints {
+			line := fmt.Sprintf("%s since %s, tenant %s, %s", strings.ReplaceAll(e.State, "_", " "), stamp(&e.Since), printable(e.TenantID), printable(e.Host))
+			if e.Reason != nil {
+				line += ": " + printable(*e.Reason)
+			}
+			pairs = append(pairs, [2]string{"  " + e.SubscriptionID.String(), line})
 		}
-		pairs = append(pairs, [2]string{"incident", fmt.Sprintf("%s %s: %s; %s", stamp(&i.BeganAt), i.Kind, printable(i.Detail), end)})
+	}
+	for _, i := range r.Incidents {
+		line := fmt.Sprintf("%s since %s: %s", i.Kind, stamp(&i.BeganAt), printable(i.Detail))
+		if i.EndedAt != nil { // what is over needs no words
+			line = fmt.Sprintf("%s of %s, ended, %d rows sent", i.Kind, i.BeganAt.UTC().Format("2006-01-02 15:04"), i.RowsSent)
+		}
+		pairs = append(pairs, [2]string{"incident", line})
 	}
 	return text(w, pairs...)
+}
+
+// walText says what a slot holds, of what it may hold.
+func walText(s *daemon.WALStatus) string {
+	line := bytesText(s.Held) + " used, no limit"
+	if s.Budget > 0 {
+		line = fmt.Sprintf("%s of %s used (%.0f %%)", bytesText(s.Held), bytesText(s.Budget), 100*float64(s.Held)/float64(s.Budget))
+	}
+	if s.SecondsToLoss != nil {
+		line += ", the slot may be lost in " + (time.Duration(*s.SecondsToLoss) * time.Second).String()
+	}
+	return line
+}
+
+// bytesText is a number of bytes as people read it.
+func bytesText(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	v, unit := float64(n), 0
+	for ; v >= 1024 && unit < len(units)-1; unit++ {
+		v /= 1024
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[unit])
 }
 
 func (r *report) verdict() error {

@@ -51,10 +51,11 @@ type leader struct {
 	auditOff     atomic.Bool   // the table cannot be audited
 	backfilling  atomic.Bool
 	began        time.Time
-	pressed      atomic.Bool    // the slot holds half of its WAL budget, or more
-	requests     map[int64]bool // carried out and not deleted yet; belongs to listen
-	lastPosition cdc.Position   // belongs to watch
-	movedAt      atomic.Int64   // unix nanoseconds
+	wal          atomic.Pointer[WALStatus] // as it was last looked at
+	pressed      atomic.Bool               // the slot holds half of its WAL budget, or more
+	requests     map[int64]bool            // carried out and not deleted yet; belongs to listen
+	lastPosition cdc.Position              // belongs to watch
+	movedAt      atomic.Int64              // unix nanoseconds
 	troubles     troubles
 }
 

@@ -23,15 +23,26 @@ type Status struct {
 	Since      time.Time       `json:"since"`
 	Conditions []health.Report `json:"conditions"` // of all parts that have one, the worst first
 	// NeedsRestart are the keys whose values in the configuration wait for a restart, as of the last reload.
-	NeedsRestart []string `json:"needs_restart"`
-	Epoch        int64    `json:"epoch,omitempty"`
-	Recorded     string   `json:"recorded_lsn,omitempty"`
-	Confirmed    string   `json:"confirmed_lsn,omitempty"`
-	Outstanding  int      `json:"outstanding_transactions"`
-	InFlight     int      `json:"attempts_in_flight"`
-	Window       int      `json:"deliveries_in_window"`
-	Ready        bool     `json:"ready"`
-	NotReady     string   `json:"not_ready_because,omitempty"`
+	NeedsRestart []string   `json:"needs_restart"`
+	Version      string     `json:"version"`
+	WAL          *WALStatus `json:"wal,omitempty"` // while leading, once it was looked at
+	Epoch        int64      `json:"epoch,omitempty"`
+	Recorded     string     `json:"recorded_lsn,omitempty"`
+	Confirmed    string     `json:"confirmed_lsn,omitempty"`
+	Outstanding  int        `json:"outstanding_transactions"`
+	InFlight     int        `json:"attempts_in_flight"`
+	Window       int        `json:"deliveries_in_window"`
+	Ready        bool       `json:"ready"`
+	NotReady     string     `json:"not_ready_because,omitempty"`
+}
+
+// WALStatus is what the slot holds, of what it may hold.
+type WALStatus struct {
+	Held   int64 `json:"held_bytes"`
+	Budget int64 `json:"budget_bytes"` // 0: any amount
+	Level  int   `json:"level"`        // of relay_wal_budget_level
+	// SecondsToLoss is when the slot may be lost, as what it holds grows now; null: it does not grow, or has no limit.
+	SecondsToLoss *float64 `json:"seconds_to_loss"`
 }
 
 // Status describes the daemon at this moment.
@@ -39,7 +50,9 @@ func (d *Daemon) Status() Status {
 	worst := d.board.Worst()
 	s := Status{State: worst.State, Detail: worst.Sentence, Remedy: worst.Remedy, Since: worst.Since, Conditions: d.board.Reports(),
 		NeedsRestart: append([]string{}, d.needRestart()...)}
+	s.Version = d.opts.Version
 	if l := d.current.Load(); l != nil {
+		s.WAL = l.wal.Load()
 		s.Epoch = l.state.Epoch
 		s.Recorded = l.recordedEnd().String()
 		s.Outstanding = l.watermark.Outstanding()

@@ -148,6 +148,11 @@ SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, 
 	l.d.gauges.slotLag.Set(float64(r.held))
 	l.d.gauges.budget.level.Set(float64(level))
 	l.d.gauges.budget.loss.Set(b.secondsToLoss())
+	held := &WALStatus{Held: r.held, Budget: r.budget(configured), Level: int(level)}
+	if s := b.secondsToLoss(); !math.IsInf(s, 1) {
+		held.SecondsToLoss = &s
+	}
+	l.wal.Store(held)
 	if level == was {
 		return
 	}

@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -23,10 +24,10 @@ func (p *Dispatcher) wentWell(d *Delivery, out Outcome, now time.Time) {
 		s.tried = nil
 	}
 	if s.breaker.succeeded() {
-		p.log.Info("endpoint works again", "subscription", d.ep.id, "parked", s.total)
 		s.pace.recover()
 		p.hurry(d.ep, now)
 	}
+	p.announceRecovered(d.ep, now)
 	s.pace.succeeded(d.startedAt, now, out.Duration, p.opts.EndpointConcurrency)
 }
 
@@ -55,7 +56,8 @@ func (p *Dispatcher) wentWrong(d *Delivery, out Outcome, now time.Time) {
 func (p *Dispatcher) opened(ep *Endpoint, why string) {
 	p.open[ep] = struct{}{}
 	ep.lanes.works = false
-	p.log.Info("endpoint given up for a while; one delivery at a time tries whether it works again",
+	p.changed(ep, changeOpened)
+	p.notice(time.Now(), slog.LevelWarn, "circuit opened, one delivery at a time tries the endpoint",
 		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", why)
 }
 
@@ -88,9 +90,12 @@ func (p *Dispatcher) unhealthy(ep *Endpoint, out Outcome, now time.Time) {
 		p.disable(ep, DisabledFailing, fmt.Sprintf("the endpoint has taken nothing since %s; the last attempt: %s", since, out.Reason))
 	case v == verdictWarn:
 		p.metrics.warned()
-		p.log.Warn("endpoint keeps failing; it will be disabled if it goes on: see `relay subscriptions show`",
-			"subscription", ep.id, "tenant", sub.TenantID, "since", since, "disabled_after", o.After, "reason", out.Reason)
+		p.changed(ep, changeWarned)
+		p.notice(now, slog.LevelWarn, "endpoint keeps failing, it will be disabled", "subscription", ep.id, "tenant", sub.TenantID,
+			"since", since, "disabled_after", o.After.String(), "reason", out.Reason, "hint", "see `relay subscriptions show`")
+		p.note(ep, "endpoint.warning", map[string]any{"failing_since": s.health.since.UTC(), "disabled_after": o.After.String(), "reason": out.Reason})
 	}
+	p.announceFailing(ep, out.Reason)
 }
 
 // recordFailing puts on record since when an endpoint fails, and until when nothing is sent to it.
@@ -114,9 +119,11 @@ func (p *Dispatcher) disable(ep *Endpoint, reason, text string) {
 	ep.lanes.disabled = true
 	delete(p.failing, ep)
 	delete(p.open, ep)
+	ep.lanes.announced = true // also when it was not seen failing for long: that it works again is worth a word
 	p.metrics.disabled(reason)
-	p.log.Error("subscription disabled; its events are kept and wait: `relay subscriptions enable` goes on with them",
-		"subscription", ep.id, "tenant", ep.Subscription().TenantID, "reason", reason, "detail", text)
+	p.changed(ep, changeDisabled)
+	p.notice(time.Now(), slog.LevelError, "subscription disabled, its events are kept", "subscription", ep.id,
+		"tenant", ep.Subscription().TenantID, "reason", reason, "detail", text, "hint", "`relay subscriptions enable` sends them")
 	p.submit(op{kind: opDisable, ep: ep, sub: ep.Subscription(), url: ep.lanes.url, text: reason + ": " + text})
 }
 

@@ -55,9 +55,10 @@ type Dispatcher struct {
 	turn       bool                    // the next turn is doubtful's, when both have something
 	paced      map[*Endpoint]time.Time // endpoints with something that may start then
 	open       map[*Endpoint]struct{}  // endpoints whose breaker is open
-	failing    map[*Endpoint]struct{}  // endpoints that have failed since they last took something
-	replayRing []*Endpoint             // endpoints with something of a replay that may start
-	replaying  int                     // of inflight, those of replays
+	notices    notices
+	failing    map[*Endpoint]struct{} // endpoints that have failed since they last took something
+	replayRing []*Endpoint            // endpoints with something of a replay that may start
+	replaying  int                    // of inflight, those of replays
 	inflight   int
 	slow       int         // attempts of inflight that began longer ago than slowAfter
 	hanging    int         // attempts of slow that began longer ago than HandoverAfter
@@ -103,6 +104,7 @@ func NewDispatcher(opts Options, sink Sink, rec *Recorder, settled *Settled, m *
 		room: make(chan struct{}, 1), load: make(chan struct{}, 1), frozen: make(chan struct{}, 1),
 		paced: make(map[*Endpoint]time.Time), open: make(map[*Endpoint]struct{}),
 		lastNumbers: make(map[uuid.UUID]lastNumber),
+		notices:     newNotices(),
 		failing:     make(map[*Endpoint]struct{}), toLetGo: make(map[*Endpoint]haltedPlace),
 		beyond: rate.NewLimiter(beyondRate, beyondRate/10),
 	}
@@ -138,6 +140,7 @@ func (p *Dispatcher) Run(ctx context.Context) error {
 			p.makeWay(now)
 			p.letGo(now)
 			p.handOver(now)
+			p.beatNotices(now)
 		}
 	}
 }

@@ -109,41 +109,42 @@ type laneSet struct {
 	// parked counts the rows of relay.parked by lane, those included that are
 	// loaded. It is exact: rows are counted when it is decided to write or to
 	// delete them.
-	parked   map[uint64]int32
-	total    int // sum of parked
-	unsettle map[uint64]unwritten
-	revived  map[uint64]struct{} // lanes in which something was revived, which may be in memory without it
-	fresh    laneQueue           // whose head may start and has no row
-	stored   laneQueue           // whose head may start and has one
-	turn     bool                // the next turn is stored's, when both have something
-	inRing   bool                // stands in Dispatcher.ring or Dispatcher.doubtful
-	inflight int
-	restored int // attempts of inflight that began with a row
-	loaded   int // deliveries in memory that have a row
-	live     int // deliveries in memory that have none
-	breaker  breaker
-	pace     pace
-	health   health
-	works    bool                // its last attempt that ended was taken
-	url      string              // that these are about
-	enabled  time.Time           // when somebody last said that it works
-	anew     time.Time           // since when; what began earlier says nothing of them
-	lastEnd  time.Time           // when an attempt last ended
-	nextDue  time.Time           // earliest next_attempt_at in the table; zero: none
-	wake     time.Time           // when the loader looks at it
-	tried    map[uint64]struct{} // lanes that have tried it before their time since its breaker opened
-	recorded heldUntil           // what relay.failing has
-	looked   time.Time           // when it last did
-	due      *dueList            // that it is in, nil for none
-	dueIndex int                 // and where
-	disabled bool                // or its secret is locked: see Endpoint.Held
-	locked   error               // that was told
-	halts    bool                // a delivery that is given up halts its lane
-	removed  bool
-	replay   replaySet
-	given    int64     // the last number that was given out
-	latest   time.Time // the latest commit time of what was numbered
-	taken    []span    // numbers above given that an earlier leader gave out, and that are on record
+	parked    map[uint64]int32
+	total     int // sum of parked
+	unsettle  map[uint64]unwritten
+	revived   map[uint64]struct{} // lanes in which something was revived, which may be in memory without it
+	fresh     laneQueue           // whose head may start and has no row
+	stored    laneQueue           // whose head may start and has one
+	turn      bool                // the next turn is stored's, when both have something
+	inRing    bool                // stands in Dispatcher.ring or Dispatcher.doubtful
+	inflight  int
+	restored  int // attempts of inflight that began with a row
+	loaded    int // deliveries in memory that have a row
+	live      int // deliveries in memory that have none
+	breaker   breaker
+	pace      pace
+	health    health
+	works     bool                // its last attempt that ended was taken
+	url       string              // that these are about
+	enabled   time.Time           // when somebody last said that it works
+	anew      time.Time           // since when; what began earlier says nothing of them
+	lastEnd   time.Time           // when an attempt last ended
+	nextDue   time.Time           // earliest next_attempt_at in the table; zero: none
+	wake      time.Time           // when the loader looks at it
+	tried     map[uint64]struct{} // lanes that have tried it before their time since its breaker opened
+	recorded  heldUntil           // what relay.failing has
+	looked    time.Time           // when it last did
+	due       *dueList            // that it is in, nil for none
+	dueIndex  int                 // and where
+	announced bool                // that it takes nothing was noted, and not yet that it takes something again
+	disabled  bool                // or its secret is locked: see Endpoint.Held
+	locked    error               // that was told
+	halts     bool                // a delivery that is given up halts its lane
+	removed   bool
+	replay    replaySet
+	given     int64     // the last number that was given out
+	latest    time.Time // the latest commit time of what was numbered
+	taken     []span    // numbers above given that an earlier leader gave out, and that are on record
 }
 
 // unwritten is what the Recorder still has to write for a lane. Its rows are

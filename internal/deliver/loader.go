@@ -97,14 +97,16 @@ func (p *Dispatcher) restoreHealth(ctx context.Context, db Pool, dir *Directory)
 	var id uuid.UUID
 	var since time.Time
 	var warned, notBefore *time.Time
+	var open bool
 	now := time.Now()
-	_, err = pgx.ForEachRow(rows, []any{&id, &since, &warned, &notBefore}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id, &since, &warned, &notBefore, &open}, func() error {
 		ep := dir.Get(id)
 		if ep == nil {
 			return nil
 		}
 		s := &ep.lanes
 		s.health = health{since: since}
+		s.announced = open
 		var held time.Time
 		if warned != nil {
 			s.health.warned = *warned

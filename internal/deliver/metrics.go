@@ -21,6 +21,7 @@ type Metrics struct {
 	unmatched  prometheus.Counter
 	disables   *prometheus.CounterVec
 	warnings   prometheus.Counter
+	endpoints  *prometheus.CounterVec
 	foreign    prometheus.Counter
 	batches    prometheus.Counter
 	outcomes   prometheus.Counter
@@ -57,6 +58,8 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 			Help: "Events that no subscription of their tenant matches."}),
 		disables: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_endpoints_disabled_total",
 			Help: "Subscriptions that the relay disabled, by why."}, []string{"reason"}),
+		endpoints: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_endpoint_changes_total",
+			Help: "Changes of the state of endpoints: failing, circuit_opened, warned, disabled, recovered."}, []string{"change", "tenant_id"}),
 		warnings: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_endpoint_warnings_total",
 			Help: "Warnings that an endpoint will be disabled if it goes on failing."}),
 		foreign: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_foreign_rows_total",
@@ -68,7 +71,7 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		cap: tenants, tenants: make(map[string]string),
 	}
 	reg.MustRegister(m.deliveries, m.duration, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
-		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings)
+		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings, m.endpoints)
 	for _, reason := range []string{DisabledGone, DisabledFailing} {
 		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
 	}
@@ -133,6 +136,10 @@ func (m *Metrics) retry(f *Flight, r Reason) {
 }
 
 func (m *Metrics) disabled(reason string) { m.disables.WithLabelValues(reason).Inc() }
+
+func (m *Metrics) endpoint(change, tenant string) {
+	m.endpoints.WithLabelValues(change, m.tenant(tenant)).Inc()
+}
 
 func (m *Metrics) warned() { m.warnings.Inc() }
 

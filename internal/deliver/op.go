@@ -27,6 +27,7 @@ const (
 	opLetAllGo                       // the subscription lets dead deliveries give way from now on
 	opReplay                         // a replay has read on
 	opReplayCancel                   // a replay ends for the reason in text, with all of it that waits
+	opNote                           // something that happened to the endpoint: text and history say what
 	opForget                         // a request is carried out, or a quarantined row is settled
 )
 

@@ -131,6 +131,7 @@ func (p *Dispatcher) failed(d *Delivery, out Outcome, now time.Time) {
 	wait, more := p.schedule(d.ep).Next(d.attempts, out.RetryAfter)
 	if !more {
 		p.metrics.ended(d.flight, StatusDead, now)
+		p.died(d, now)
 		p.leave(d)
 		if d.ep.Subscription().halts() && d.flight.Replay == 0 && !d.aside {
 			p.halt(d, now)

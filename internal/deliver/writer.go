@@ -369,6 +369,8 @@ func (w *writer) others(ops []op) {
 		switch kind {
 		case opDisable:
 			w.batch.Queue(sqlDisable, [16]byte(o.ep.id), o.text, o.sub.UpdatedAt, o.url)
+		case opNote:
+			w.batch.Queue(sqlNoteChange, [16]byte(o.ep.id), o.text, string(o.history))
 		case opHurry:
 			w.batch.Queue(sqlHurry, [16]byte(o.ep.id), o.next, hurryRows).QueryRow(moreThan(hurryRows, o))
 		case opKick:

@@ -24,7 +24,7 @@ type Incident struct {
 // Incidents returns the latest incidents of a slot, the latest first.
 func Incidents(ctx context.Context, db Rows, slot string, limit int) ([]Incident, error) {
 	rows, err := db.Query(ctx, `SELECT id, kind, detail, began_at, ended_at, rows_read, rows_sent FROM relay.incidents
- WHERE slot = $1 ORDER BY id DESC LIMIT $2`, slot, limit)
+ WHERE slot = $1 ORDER BY ended_at IS NULL DESC, id DESC LIMIT $2`, slot, limit)
 	if err != nil {
 		return nil, fmt.Errorf("load incidents: %w", err)
 	}

@@ -1,1 +1,1 @@
-SELECT subscription_id, since, warned_at, not_before FROM relay.failing
+SELECT subscription_id, since, warned_at, not_before, circuit_open FROM relay.failing
