@@ -1,7 +1,6 @@
 package deliver
 
 import (
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 type Metrics struct {
 	deliveries *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
+	attempts   *prometheus.HistogramVec
 	retries    *prometheus.CounterVec
 	latency    prometheus.Histogram
 	suppressed *prometheus.CounterVec
@@ -29,6 +29,11 @@ type Metrics struct {
 	mu      sync.RWMutex
 	cap     int
 	tenants map[string]string
+
+	combinations map[combination]combination // what each event and label of a tenant is counted under
+	combined     int                         // that asked for one of their own
+	looseEvents  int                         // events that asked for one with other tenants
+	timedEvents  map[string]string
 }
 
 // otherTenant stands for all tenants above the cap.
@@ -42,7 +47,9 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "webhook_deliveries_total",
 			Help: "Deliveries that ended, by how."}, []string{"event", "status", "tenant_id"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "webhook_delivery_duration_seconds",
-			Help: "Duration of one attempt.", Buckets: fine}, []string{"event", "tenant_id"}),
+			Help: "Duration of one attempt, in few buckets.", Buckets: []float64{.1, .5, 2.5, 10, 30}}, []string{"event", "tenant_id"}),
+		attempts: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "relay_attempt_duration_seconds",
+			Help: "Duration of one attempt, of all tenants.", Buckets: fine}, []string{"event"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "webhook_retries_total",
 			Help: "Failed attempts that will be tried again."}, []string{"event", "reason", "tenant_id"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "relay_commit_to_delivered_seconds",
@@ -69,8 +76,9 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		outcomes: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_recorded_total",
 			Help: "Outcomes, parked rows and other records that were committed."}),
 		cap: tenants, tenants: make(map[string]string),
+		combinations: make(map[combination]combination), timedEvents: make(map[string]string),
 	}
-	reg.MustRegister(m.deliveries, m.duration, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
+	reg.MustRegister(m.deliveries, m.duration, m.attempts, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
 		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings, m.endpoints)
 	for _, reason := range []string{DisabledGone, DisabledFailing} {
 		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
@@ -121,18 +129,22 @@ func (m *Metrics) tenant(t string) string {
 }
 
 func (m *Metrics) attempt(f *Flight, o Outcome) {
-	m.duration.WithLabelValues(f.Type, m.tenant(f.TenantID)).Observe(o.Duration.Seconds())
+	took, c := o.Duration.Seconds(), m.labels(f.Type, f.TenantID)
+	m.duration.WithLabelValues(c.event, c.tenant).Observe(took)
+	m.attempts.WithLabelValues(m.timed(f.Type)).Observe(took)
 }
 
 func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
-	m.deliveries.WithLabelValues(f.Type, strings.ToLower(string(s)), m.tenant(f.TenantID)).Inc()
+	c := m.labels(f.Type, f.TenantID)
+	m.deliveries.WithLabelValues(c.event, statusLabel(s), c.tenant).Inc()
 	if s == StatusDelivered && f.Replay == 0 {
 		m.latency.Observe(max(now.Sub(f.CommitTime).Seconds(), 0))
 	}
 }
 
 func (m *Metrics) retry(f *Flight, r Reason) {
-	m.retries.WithLabelValues(f.Type, string(r), m.tenant(f.TenantID)).Inc()
+	c := m.labels(f.Type, f.TenantID)
+	m.retries.WithLabelValues(c.event, string(r), c.tenant).Inc()
 }
 
 func (m *Metrics) disabled(reason string) { m.disables.WithLabelValues(reason).Inc() }

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -62,5 +63,89 @@ func TestMetrics_CapTheTenants(t *testing.T) {
 	m.SetTenantCap(0)
 	if got := m.tenant("a"); got != "" {
 		t.Errorf("without tenants the label is %q", got)
+	}
+}
+
+// Whatever tenants and event types there are, a scrape stays small, and nothing goes uncounted.
+func TestMetrics_BoundTheirSeries(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	m := NewMetrics(reg, 100)
+	const tenants, types = 10_000, 100
+	reasons := []Reason{ReasonTimeout, ReasonDNS, ReasonConnect, ReasonTLS, ReasonBlocked, ReasonRedirect, ReasonHTTP408, ReasonHTTP429,
+		ReasonHTTP4xx, ReasonHTTP5xx, ReasonBody, ReasonOther}
+	f := &Flight{}
+	counted := 0
+	for tenant := range tenants {
+		f.TenantID = fmt.Sprint("tenant-", tenant)
+		for typ := range types {
+			if tenant >= 150 && (tenant+typ)%100 != 0 { // the rest of them is "other" anyway
+				continue
+			}
+			f.Type = fmt.Sprint("order.happened_", typ)
+			for _, s := range []Status{StatusDelivered, StatusDead, StatusCancelled} {
+				m.ended(f, s, time.Now())
+			}
+			for _, r := range reasons {
+				m.retry(f, r)
+			}
+			m.attempt(f, Outcome{Duration: time.Second})
+			m.Suppressed(f.Type)
+			counted++
+		}
+		for _, change := range []string{changeFailing, changeOpened, changeWarned, changeDisabled, changeRecovered} {
+			m.endpoint(change, f.TenantID)
+		}
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series, delivered, attempts := 0, 0.0, uint64(0)
+	named := make(map[string]bool)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if h := metric.GetHistogram(); h != nil {
+				series += len(h.GetBucket()) + 3 // +Inf, sum and count
+				if family.GetName() == "relay_attempt_duration_seconds" {
+					attempts += h.GetSampleCount()
+				}
+				continue
+			}
+			series++
+			for _, l := range metric.GetLabel() {
+				if l.GetName() == "tenant_id" {
+					named[l.GetValue()] = true
+				}
+				if family.GetName() == "webhook_deliveries_total" && l.GetValue() == "delivered" {
+					delivered += metric.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	// The daemon has some 200 others, which have no label of a tenant or an event.
+	if series > 9_600 {
+		t.Errorf("%d series", series)
+	}
+	if int(delivered) != counted || int(attempts) != counted {
+		t.Errorf("%v deliveries and %d attempts are counted, want %d", delivered, attempts, counted)
+	}
+	if !named[otherTenant] || !named["tenant-0"] || len(named) > 101 {
+		t.Errorf("%d tenants have a label", len(named))
+	}
+}
+
+func TestMetrics_CountWithoutAllocating(t *testing.T) {
+	m := NewMetrics(prometheus.NewRegistry(), 1)
+	named, other := &Flight{TenantID: "a", Type: "order.made"}, &Flight{TenantID: "b", Type: "order.made"}
+	now := time.Now()
+	if n := testing.AllocsPerRun(100, func() {
+		for _, f := range []*Flight{named, other} {
+			m.attempt(f, Outcome{Duration: time.Second})
+			m.retry(f, ReasonTimeout)
+			m.ended(f, StatusDelivered, now)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
