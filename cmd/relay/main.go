@@ -10,10 +10,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // version is set by the linker.
@@ -77,7 +80,7 @@ func execute(ctx context.Context, root *cobra.Command, args []string) int {
 		usage     usageError
 		unhealthy unhealthyError
 	)
-	fmt.Fprintf(root.ErrOrStderr(), "relay: %s\n", err)
+	fmt.Fprintf(root.ErrOrStderr(), "relay: %s\n", explain(root, err))
 	switch {
 	case errors.As(err, &faulty), errors.As(err, &file):
 		return exitConfig
@@ -172,5 +175,33 @@ func loadConfig(cmd *cobra.Command, keys ...string) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	root := cmd.Root()
+	root.SetContext(context.WithValue(root.Context(), factsKey{}, daemon.Facts(cfg)))
 	return cfg, cfg.Require(keys...)
+}
+
+// factsKey is the key of the names that a command's configuration has, for what explain says.
+type factsKey struct{}
+
+// explain is an error with the way out, when it is PostgreSQL's or of the way to it.
+func explain(root *cobra.Command, err error) string {
+	var facts health.Facts
+	if ctx := root.Context(); ctx != nil {
+		facts, _ = ctx.Value(factsKey{}).(health.Facts)
+	}
+	return explainWith(facts, err)
+}
+
+func explainWith(facts health.Facts, err error) string {
+	_, server := errors.AsType[*pgconn.PgError](err)
+	_, connect := errors.AsType[*pgconn.ConnectError](err)
+	_, fault := errors.AsType[*health.Fault](err)
+	if !server && !connect && !fault {
+		return err.Error()
+	}
+	c := health.Diagnose(err, facts)
+	if c.Remedy == "" || strings.Contains(c.Sentence, c.Remedy) {
+		return c.Sentence
+	}
+	return c.Sentence + "\n" + c.Remedy
 }

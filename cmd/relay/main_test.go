@@ -425,8 +425,24 @@ func TestExecute_NamesTheKeyThatIsMissing(t *testing.T) {
 func TestExecute_ShowsTheWayOutWhenTheDatabaseIsAway(t *testing.T) {
 	for _, args := range [][]string{{"migrate"}, {"migrate", "status"}, {"subscriptions", "list"}, {"deliveries", "list"}, {"quarantine", "list"}} {
 		r := call(t, append(args, "--database-url", "postgres://me:hunter2@127.0.0.1:1/none")...).exits(exitFailed).complains("connection refused", "look at database.url")
+		if strings.Count(r.err, "connection refused") != 1 || strings.Contains(r.err, "tls") {
+			t.Errorf("relay %s does not say the cause once:\n%s", r.args, r.err)
+		}
 		if strings.Contains(r.err, "hunter2") {
 			t.Errorf("relay %s shows the password:\n%s", r.args, r.err)
+		}
+	}
+}
+
+func TestExecute_ShowsNoPieceOfAPasswordThatIsNotEscaped(t *testing.T) {
+	for _, url := range []string{"postgres://me:a@hunter2@127.0.0.1:1/none", "postgres://me:a/hunter2@127.0.0.1:1/none",
+		"postgres://me:a#hunter2@127.0.0.1:1/none", "postgres://me:a?hunter2@127.0.0.1:1/none", "postgres://me:a%hunter2@127.0.0.1:1/none",
+		"postgres://me:a@hunter2/b@127.0.0.1:1/none", "host=127.0.0.1 port=1 password='hunter2"} {
+		for _, args := range [][]string{{"config", "check"}, {"config", "print"}, {"migrate"}, {"subscriptions", "list"}, {"status"}} {
+			r := call(t, append(args, "--database-url", url)...)
+			if strings.Contains(r.out+r.err, "hunter2") {
+				t.Errorf("relay %s with %s:\n%s%s", r.args, url, r.out, r.err)
+			}
 		}
 	}
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
+	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/migrate"
 )
 
@@ -27,7 +30,9 @@ func newMigrate() *cobra.Command {
 		Use:   "migrate",
 		Short: "Create or upgrade the schemas outbox and relay",
 		Long: "Create or upgrade the schemas outbox and relay. It is safe to run again, by several at once, and on\n" +
-			"a database that has data. The role needs CREATE on the database and owns what it makes.",
+			"a database that has data. The role needs CREATE on the database and owns what it makes.\n" +
+			"Before, it looks whether the server has what a relay needs (wal_level, a free slot, rights of the roles) and\n" +
+			"prints what lacks, with the statement.",
 		Example: "  relay migrate --database-url postgres://owner@localhost/app\n  relay migrate status",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -58,7 +63,12 @@ func migrateUp(cmd *cobra.Command, output string) error {
 	if err != nil {
 		return err
 	}
+	warnings, err := preflight(cmd, cfg)
+	if err != nil {
+		return err
+	}
 	report, err := migrate.Up(cmd.Context(), cfg.Database.URL)
+	err = health.During(health.Migrate, err)
 	w := cmd.OutOrStdout()
 	if output == formText { // what was applied stays applied when a later one fails
 		for _, name := range report.Applied {
@@ -69,13 +79,37 @@ func migrateUp(cmd *cobra.Command, output string) error {
 		}
 	}
 	if err != nil {
-		return hintDatabase(err)
+		return err
 	}
 	if output == formText && len(report.Applied)+len(report.Functions) == 0 {
 		_, _ = fmt.Fprintln(w, "nothing to do")
 	}
 	return say(cmd, output, fmt.Sprintf("schema is at version %d", report.Version), map[string]any{
-		"applied": append([]string{}, report.Applied...), "functions": append([]string{}, report.Functions...), "version": report.Version})
+		"applied": append([]string{}, report.Applied...), "functions": append([]string{}, report.Functions...), "version": report.Version,
+		"warnings": append([]health.Condition{}, warnings...)})
+}
+
+// preflight looks for what keeps the schema from being made, which is an error, or a relay from running on it, which is
+// printed.
+func preflight(cmd *cobra.Command, cfg *config.Config) ([]health.Condition, error) {
+	db, err := openDatabase(cmd, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	list, err := health.Preflight(cmd.Context(), db, daemon.Facts(cfg))
+	if err != nil {
+		return nil, err
+	}
+	var warnings []health.Condition
+	for _, f := range list {
+		if f.Migrate {
+			return nil, health.NewFault(f.Condition)
+		}
+		warnings = append(warnings, f.Condition)
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: the relay will not run: %s\n  %s\n", f.Sentence, f.Remedy)
+	}
+	return warnings, nil
 }
 
 // migrationStep is a line of `relay migrate status`.
@@ -98,7 +132,7 @@ func newMigrateStatus() *cobra.Command {
 			}
 			list, err := migrate.Status(cmd.Context(), cfg.Database.URL)
 			if err != nil {
-				return hintDatabase(err)
+				return err
 			}
 			pending := 0
 			rows := make([][]string, 0, len(list))

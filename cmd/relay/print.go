@@ -12,7 +12,6 @@ import (
 
 	"github.com/agnivade/levenshtein"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -117,7 +116,7 @@ func withDatabase(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Co
 	}
 	defer db.Close()
 	if err := checkSchema(cmd.Context(), db); err != nil {
-		return hintDatabase(err)
+		return err
 	}
 	return f(cmd.Context(), cfg, db)
 }
@@ -135,14 +134,6 @@ func openDatabase(cmd *cobra.Command, cfg *config.Config) (*pgxpool.Pool, error)
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	return db, nil
-}
-
-// hintDatabase adds the way out to an error of connecting.
-func hintDatabase(err error) error {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("%w\nlook at database.url (`relay config print` shows where it comes from) and at the server", err)
-	}
-	return err
 }
 
 // say prints what a command did: a line, or the object that says the same.

@@ -141,7 +141,7 @@ func readReport(ctx context.Context, ask asker, db *pgxpool.Pool) *report {
 		r.Unreachable = err.Error()
 	}
 	if err := r.readDatabase(ctx, db); err != nil {
-		r.Database = hintDatabase(err).Error()
+		r.Database = explainWith(daemon.Facts(ask.cfg), err)
 	}
 	return r
 }

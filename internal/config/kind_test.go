@@ -130,6 +130,7 @@ func TestConnString_NeverShowsThePassword(t *testing.T) {
 	for _, text := range []string{
 		"postgres://u:hunter2@h/d", "postgresql://h1,h2/d?target_session_attrs=read-write", "host=h dbname=d",
 		"host=/var/run/postgresql user=u", "postgres:///d?host=/tmp",
+		"postgres://u:p%40ss@[::1]:5432/d", "postgres://u@h1:1,h2:2/d", "postgres://u:hunter#2@h/d",
 	} {
 		if _, m := k.parse(text); m != nil {
 			t.Errorf("%s: refused: %+v", text, m)
@@ -139,6 +140,7 @@ func TestConnString_NeverShowsThePassword(t *testing.T) {
 		"hunter2", "mysql://u:hunter2@h/d?a=b", "postgres://u:hunter2@h:x/d", "postgres://u:hunter2@h/d?sslmode=hunter2",
 		"host=h password='hunter2", "host=h port=hunter2", "host=h connect_timeout=hunter2", "postgres://u:%zzhunter2@h/d",
 		"postgres://u:hunter2@[::1/d", "host=h password=hunter2 sslrootcert=/no/such/hunter2", "service=hunter2 servicefile=/no/such",
+		"postgres://u:x@hunter2@h/d", "postgres://u:x/@hunter2@h:5432/d", "postgres://u:x@hunter2#1@h/d", "postgres://u:x@hunter2/b@h:1/d",
 	} {
 		_, m := k.parse(text)
 		if m == nil {

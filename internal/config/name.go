@@ -249,12 +249,37 @@ func connString() kind[string] {
 			// pgx would take such a URL for key=value pairs, and accept some.
 			return &mismatch{got: "a URL of another scheme", nearest: "postgres://"}
 		}
-		if _, err := pgx.ParseConfig(s); err != nil {
+		cfg, err := pgx.ParseConfig(s)
+		if err != nil {
 			return &mismatch{got: connFault(err)}
+		}
+		if isURL && (!plainHosts(cfg) || secondAt(s)) {
+			return &mismatch{got: "an @ or another special character where the host or the database is; in a password, @ is written %40, : %3A, / %2F, # %23, ? %3F and % %25"}
 		}
 		return nil
 	})
 	return k
+}
+
+// plainHosts reports whether every host is a name, an address or a folder: what an unescaped @ leaves of a password is not.
+func plainHosts(cfg *pgx.ConnConfig) bool {
+	plain := func(host string) bool {
+		_, err := netip.ParseAddr(host)
+		return err == nil || strings.HasPrefix(host, "/") || !strings.ContainsAny(host, "@:/#?% \t")
+	}
+	for _, f := range cfg.Fallbacks {
+		if !plain(f.Host) {
+			return false
+		}
+	}
+	return plain(cfg.Host)
+}
+
+// secondAt reports whether a URL has an @ behind the one that ends the password, and before its parameters.
+func secondAt(s string) bool {
+	_, rest, found := strings.Cut(s, "@")
+	rest, _, _ = strings.Cut(rest, "?")
+	return found && strings.Contains(rest, "@")
 }
 
 // connFaults are parts of what pgx says, and what they mean; none holds anything of the connection string.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 // asRole lets the relay run as a role of its own that owns its objects, and returns the name of that role. The rig's own
@@ -216,4 +218,31 @@ func TestHealth_ARoleThatMayOnlyReplicateIsTold(t *testing.T) {
 	r.env = append(r.env, "RELAY_DATABASE_REPLICATION_URL="+withUser(r.t, r.url, role))
 	d := r.launch()
 	r.mustTell(d, health.Misconfigured, "TO "+role)
+}
+
+func TestHealth_AServerThatIsNotSetUpIsToldWithItsStatement(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		setting, value string
+		state          health.State
+		remedy         string
+	}{
+		{"max_replication_slots", "0", health.OutOfResources, "ALTER SYSTEM SET max_replication_slots = 1"},
+		{"wal_level", "replica", health.Misconfigured, "ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL"},
+	} {
+		t.Run(tc.setting, func(t *testing.T) {
+			t.Parallel()
+			c := pgtest.NewCluster(t, pgcluster.Options{Settings: map[string]string{tc.setting: tc.value}})
+			url, err := c.CreateDatabase(t.Context(), "app")
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newRigOn(t, url)
+			d := r.launch()
+			r.mustTell(d, tc.state, tc.remedy)
+			if n := r.number("SELECT count(*) FROM pg_publication"); n != 0 {
+				t.Error("a publication was made on a server that cannot have the slot")
+			}
+		})
+	}
 }

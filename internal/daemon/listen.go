@@ -38,7 +38,7 @@ func (l *leader) listenOnce(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	// Its role may be another one than that of the pool.
-	if c, ok, err := health.CheckRights(ctx, conn, facts(l.d.cfg())); err != nil {
+	if c, ok, err := health.CheckRights(ctx, conn, Facts(l.d.cfg())); err != nil {
 		return err
 	} else if !ok {
 		return health.NewFault(c)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/faultpoint"
+	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/progress"
 )
@@ -186,6 +187,12 @@ func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn, binding progres
 	}
 	if err := findTable(ctx, d.pool, binding, progress.Binding{}); err != nil {
 		return start{}, err
+	}
+	// Before anything is made: what is half made would have to be taken away again.
+	if found, err := health.Preflight(ctx, d.pool, Facts(d.cfg())); err != nil {
+		return start{}, err
+	} else if len(found) > 0 {
+		return start{}, health.NewFault(found[0].Condition)
 	}
 	made, snapshot, err := d.makeSlot(ctx, conn, false, func() error { return nil })
 	if err != nil {

@@ -96,8 +96,8 @@ func (d *Daemon) ready() error {
 	return nil
 }
 
-// facts are the names that go into sentences and statements.
-func facts(c *Settings) health.Facts {
+// Facts are the names that go into sentences and statements.
+func Facts(c *Settings) health.Facts {
 	f := health.Facts{Table: c.Outbox.Table, Slot: c.CDC.Slot, Publication: c.CDC.Publication}
 	if cfg, err := pgx.ParseConfig(c.Database.URL); err == nil {
 		f.Role, f.Database = cfg.User, cfg.Database
@@ -110,7 +110,7 @@ func facts(c *Settings) health.Facts {
 
 // diagnose says what an error of this package, or of those it wires, means.
 func (d *Daemon) diagnose(err error) health.Condition {
-	c := health.Diagnose(err, facts(d.cfg()))
+	c := health.Diagnose(err, Facts(d.cfg()))
 	var fault *health.Fault
 	if errors.As(err, &fault) {
 		return c

@@ -115,7 +115,7 @@ func (l *leader) lookAtRecording() {
 func (l *leader) lookAtRights(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	c, ok, err := health.CheckRights(asked, l.d.pool, facts(l.settings))
+	c, ok, err := health.CheckRights(asked, l.d.pool, Facts(l.settings))
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:

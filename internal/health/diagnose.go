@@ -183,7 +183,7 @@ func offline(err error, f Facts) Condition {
 	case errors.Is(err, context.Canceled):
 	default:
 		if _, refused := errors.AsType[*pgconn.ConnectError](err); refused {
-			c.Remedy = "see that PostgreSQL runs at the host and port of database.url (and database.replication_url) and that the network lets the relay through"
+			c.Remedy = "look at database.url and database.replication_url (`relay config print` shows where they come from), at the server and at the network between"
 		}
 	}
 	return c

@@ -102,7 +102,7 @@ func TestRelay_WaitsForAWalsender(t *testing.T) {
 	r := s.launch()
 	eventually(t, "it says what is missing", func() bool {
 		_, status := r.get("/status")
-		return strings.Contains(status, "pg_unreachable") && strings.Contains(status, "raise max_wal_senders")
+		return strings.Contains(status, "pg_out_of_resources") && strings.Contains(status, "raise max_wal_senders")
 	})
 	_ = other.Close(t.Context())
 	r.awaitReady()
