@@ -91,6 +91,12 @@ func (l *leader) audit(ctx context.Context) error {
 		if err := l.auditOnce(ctx); err != nil {
 			return err
 		}
+		if l.fails(health.PartMarkers) { // soon again, however idle: until it works the relay is not ready
+			if err := pause(ctx, time.Second); err != nil {
+				return err
+			}
+			continue
+		}
 		last = time.Now()
 	}
 }

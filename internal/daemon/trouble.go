@@ -80,6 +80,15 @@ func (l *leader) works(part string) {
 	}
 }
 
+// fails reports whether a part has failed since it last worked.
+func (l *leader) fails(part string) bool {
+	t := &l.troubles
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, failed := t.since[part]
+	return failed
+}
+
 // recordingFailed is told of each failed try to record.
 func (l *leader) recordingFailed(err error) {
 	l.trouble(health.PartRecording, health.During(health.Record, err))

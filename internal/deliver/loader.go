@@ -190,6 +190,9 @@ func (p *Dispatcher) RunLoader(ctx context.Context, db Pool, told func(error)) e
 			}
 			continue
 		}
+		if err == nil {
+			told(nil)
+		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
