@@ -8,11 +8,16 @@ if [ -z "$targets" ]; then
     echo "no fuzz targets found" >&2
     exit 1
 fi
-status=0
+failed=
 for target in $targets; do
     name=${target##*:}
     dir=$(dirname "${target%%:*}")
     echo "fuzz $name in $dir for $fuzztime"
-    ${GO:-go} test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 1x "$dir" || status=1
+    ${GO:-go} test -run '^$' -fuzz "^$name\$" -fuzztime "$fuzztime" -fuzzminimizetime 1x "$dir" || failed="$failed
+--- FAIL: $dir $name"
 done
-exit "$status"
+[ -z "$failed" ] && exit
+echo
+echo "what failed:$failed"
+echo FAIL
+exit 1

@@ -60,20 +60,20 @@ func TestAPI_HoldsTokensAndAddressesToTheirRate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	acme, other := w.token(token.RoleTenantRead, "acme"), w.token(token.RoleTenantRead, "acme")
-	w.limit(Limits{TokenRate: 5})
+	w.limit(Limits{TokenRate: 0.0001}) // none comes back while this test runs
 	var a answer
-	for range 11 {
+	for range 2 {
 		a = w.call("GET", "/events", acme, nil)
 	}
-	if a.Status != http.StatusTooManyRequests || a.Header.Get("Retry-After") != "1" || a.Header.Get("RateLimit-Policy") != `"token";q=10;w=2` ||
+	if a.Status != http.StatusTooManyRequests || a.Header.Get("Retry-After") == "" || a.Header.Get("RateLimit-Policy") != `"token";q=1;w=10000` ||
 		!strings.HasPrefix(a.Header.Get("RateLimit"), `"token";r=0;t=`) {
 		t.Errorf("status %d, %v", a.Status, a.Header)
 	}
-	if a := w.call("GET", "/events", other, nil); a.Status != 200 || a.Header.Get("RateLimit") != `"token";r=9;t=1` {
+	if a := w.call("GET", "/events", other, nil); a.Status != 200 || !strings.HasPrefix(a.Header.Get("RateLimit"), `"token";r=0;t=`) {
 		t.Errorf("another token: status %d, %v", a.Status, a.Header)
 	}
-	w.limit(Limits{AddressRate: 3})
-	for range 7 {
+	w.limit(Limits{AddressRate: 0.0001})
+	for range 2 {
 		a = w.call("GET", "/nothing", "", nil)
 	}
 	if p := a.problem(t); p.Status != http.StatusTooManyRequests || a.Header.Get("Retry-After") == "" {
@@ -211,7 +211,7 @@ func TestAPI_OneTenantDoesNotKeepOthersOut(t *testing.T) {
 		}
 		return n
 	}
-	for deadline := time.Now().Add(5 * time.Second); blocked() < maxTurns && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); blocked() < maxTurns && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	if n := blocked(); n != maxTurns {

@@ -151,7 +151,7 @@ func TestCreate_TogetherStayWithinTheQuota(t *testing.T) {
 			var a answer
 			for { // of one tenant, so many are worked on at once
 				a = w.call("POST", "/subscriptions", acme, map[string]any{"url": fmt.Sprintf("https://h.example.com/%d", i), "event": "*"})
-				if a.Status != http.StatusTooManyRequests {
+				if a.Status != http.StatusTooManyRequests && a.Status != http.StatusServiceUnavailable { // on a busy machine
 					break
 				}
 			}

@@ -150,7 +150,7 @@ func TestDaemon_TheSlotStaysShortWhileHalfOfTheEndpointsAreDead(t *testing.T) {
 		if err := r.conn.QueryRow(t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&head); err != nil {
 			t.Fatal(err)
 		}
-		r.eventuallyWithin(15*time.Second, fmt.Sprintf("round %d: the slot is at what was committed", round), func() bool {
+		r.eventuallyWithin(patience, fmt.Sprintf("round %d: the slot is at what was committed", round), func() bool {
 			return r.number("SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn >= $1::text::pg_lsn", head) == 1
 		})
 		r.exec("CHECKPOINT")

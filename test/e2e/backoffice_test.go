@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/outbox-relay/relay/examples/backoffice"
 )
@@ -134,7 +133,7 @@ func TestRelay_DeliversTheEventsOfTheExampleService(t *testing.T) {
 	if n := s.number("SELECT count(*) FROM relay.quarantine"); n != 0 {
 		t.Errorf("%d rows are quarantined", n)
 	}
-	eventuallyWithin(t, time.Second, "each is on record", func() bool {
+	eventually(t, "each is on record", func() bool {
 		return s.number("SELECT count(*) FROM relay.deliveries WHERE status = 'DELIVERED'") == len(want)+2
 	})
 }

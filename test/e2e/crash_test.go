@@ -27,7 +27,7 @@ func TestRelay_LosesNothingWhenKilledInTheMiddle(t *testing.T) {
 		r = s.start()
 	}
 	l.wait()
-	l.settle(time.Minute, all, some)
+	l.settle(patience, all, some)
 	repeats := l.check(faults, all, some, none)
 	if most := 1000 * len(faults); repeats > most {
 		t.Errorf("%d repeats after %d kills, want at most %d", repeats, len(faults), most)

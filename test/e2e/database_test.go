@@ -27,7 +27,7 @@ func TestRelay_OutlastsAServerWithoutConnectionSlots(t *testing.T) {
 	l := newLedger(s, "acme", 10)
 	r := s.start()
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 
 	mine := s.connect()
@@ -68,7 +68,7 @@ func TestRelay_OutlastsAServerWithoutConnectionSlots(t *testing.T) {
 	for c := range hogs {
 		_ = c.Close(t.Context())
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	s.stopped = true
 	l.books(all)
 	if repeats := l.check(nil, all); repeats != 0 {
@@ -107,7 +107,7 @@ func TestRelay_WaitsForAWalsender(t *testing.T) {
 	_ = other.Close(t.Context())
 	r.awaitReady()
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	r.terminate()
 }
 
@@ -134,7 +134,7 @@ func TestRelay_SaysWhenItsLoginIsRefusedAndGoesOnWhenItIsNot(t *testing.T) {
 	l := newLedger(s, "acme", 2)
 	r := s.start("RELAY_DATABASE_URL=" + strings.Replace(s.url, "postgres@", "app:one@", 1))
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 
 	cut := func() { s.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'") }
 	refused := func(what string) {
@@ -155,13 +155,13 @@ func TestRelay_SaysWhenItsLoginIsRefusedAndGoesOnWhenItIsNot(t *testing.T) {
 	cut()
 	refused("it says that its password is refused")
 	s.exec("ALTER ROLE app PASSWORD 'one'")
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 
 	s.exec("ALTER ROLE app NOREPLICATION")
 	cut()
 	refused("it says that it may not replicate")
 	s.exec("ALTER ROLE app REPLICATION")
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -186,7 +186,7 @@ func TestRelay_WaitsForALockOnWhatIsParked(t *testing.T) {
 	for k := range l.keys {
 		l.add(k, 3)
 	}
-	l.settle(time.Minute, healthy) // who is healthy does not wait
+	l.settle(patience, healthy) // who is healthy does not wait
 	eventually(t, "somebody waits for the lock", func() bool {
 		return s.number("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'relay.parked'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())") > 0
 	})
@@ -194,7 +194,7 @@ func TestRelay_WaitsForALockOnWhatIsParked(t *testing.T) {
 	for k := range l.keys {
 		l.add(k, 1)
 	}
-	l.settle(time.Minute, healthy)
+	l.settle(patience, healthy)
 	if now := s.confirmed(); now != at {
 		t.Errorf("the slot moved from %d to %d although nothing could be parked", at, now)
 	}
@@ -203,7 +203,7 @@ func TestRelay_WaitsForALockOnWhatIsParked(t *testing.T) {
 	}
 	eventually(t, "the slot moves", func() bool { return s.confirmed() > at })
 	s.recv.set("failing", behaviour{status: http.StatusOK})
-	l.settle(time.Minute, failing)
+	l.settle(patience, failing)
 	if repeats := l.check(nil, healthy, failing); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -228,7 +228,7 @@ func TestRelay_RecordsAgainAfterDeadlocksAndConflicts(t *testing.T) {
 	r := s.start()
 	l.write(2, 1_500)
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
@@ -272,7 +272,7 @@ func TestRelay_FollowsManySmallTransactions(t *testing.T) {
 	}
 	l.wait()
 	head := s.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	eventually(t, "the slot has caught up", func() bool { return s.confirmed() >= head })
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)

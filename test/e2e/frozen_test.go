@@ -26,7 +26,7 @@ func TestRelay_FindsOutThatAnotherLeadsBeforeItSends(t *testing.T) {
 	})
 	s.recv.set("all", behaviour{status: 204})
 	second := s.start()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 	// The test does not go on before what the process had been told is old.
 	eventually(t, "it has stood still for long", func() bool { return time.Since(stopped) > 3*time.Second })

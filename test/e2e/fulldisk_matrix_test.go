@@ -68,7 +68,7 @@ func TestRelay_OutlastsAFullDiskOfPostgreSQL(t *testing.T) {
 	l := newLedger(s, "acme", 10)
 	r := s.start()
 	l.add(0, 10)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	fill := filepath.Join(wal, "filler")
 	f, err := os.Create(fill)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestRelay_OutlastsAFullDiskOfPostgreSQL(t *testing.T) {
 	}
 	s.startServer()
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}

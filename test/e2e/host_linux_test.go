@@ -41,7 +41,7 @@ func TestRelay_DeliversThoughItsLogCannotBeWritten(t *testing.T) {
 	r := s.startBy("", "2>/dev/full", "RELAY_LOG_LEVEL=debug")
 	l.write(2, 500)
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -67,7 +67,7 @@ func TestRelay_DeliversThoughNobodyReadsItsLog(t *testing.T) {
 	s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
 		SELECT 'acme', 'unknown', g::text, 'unknown.type', '{}' FROM generate_series(1, 6000) g`)
 	l.add(0, 3)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	eventually(t, "lines are dropped and counted", func() bool {
 		_, metrics := r.get("/metrics")
 		return strings.Contains(metrics, "\nrelay_log_dropped_total ") && !strings.Contains(metrics, "\nrelay_log_dropped_total 0\n")
@@ -100,7 +100,7 @@ func TestRelay_OutlivesTheReaderOfItsLog(t *testing.T) {
 	s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
 		SELECT 'acme', 'unknown', g::text, 'unknown.type', '{}' FROM generate_series(1, 20) g`)
 	l.add(0, 3)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	eventually(t, "its lines are counted", func() bool { return r.metrics()["relay_log_dropped_total"] >= 20 })
 	r.terminate()
 	if repeats := l.check(nil, all); repeats != 0 {
@@ -154,7 +154,7 @@ func TestRelay_LivesWithFewFileDescriptors(t *testing.T) {
 		}
 	}
 	for i, l := range ledgers {
-		l.settle(time.Minute, subs[i])
+		l.settle(patience, subs[i])
 		if code := r.httpCode("/readyz"); code != http.StatusOK {
 			t.Fatalf("/readyz answers %d", code)
 		}

@@ -44,7 +44,7 @@ func TestRelay_LosesNothingWhenKilledInsideATransaction(t *testing.T) {
 		faults = append(faults, fault{time.Now(), recordWindow})
 		r = s.start()
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check(faults, all)
 	l.books(all)
 	r.terminate()
@@ -57,7 +57,7 @@ func TestRelay_RepeatsWhatWasOnTheWireWhenKilled(t *testing.T) {
 	l := newLedger(s, "acme", 12)
 	r := s.start()
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all) // it is recorded: the kill does not repeat it
 	s.recv.set("all", behaviour{status: answerHang})
 	for k := range l.keys {
@@ -69,7 +69,7 @@ func TestRelay_RepeatsWhatWasOnTheWireWhenKilled(t *testing.T) {
 	onWire := s.recv.arrivals("all")[1:]
 	s.recv.set("all", behaviour{status: http.StatusOK})
 	r = s.start()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check(nil, all) // same id, same bytes, and none that was taken comes again
 	if got, want := len(s.recv.arrivals("all")), len(l.rows())+len(onWire); got != want {
 		t.Errorf("%d requests, want %d: one for each row, and %d that were on the wire", got, want, len(onWire))
@@ -87,7 +87,7 @@ func TestRelay_RepeatsWhatWasNotRecordedWhenKilled(t *testing.T) {
 	for k := range l.keys {
 		l.add(k, 1)
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	r.kill()
 	killed := time.Now()
 	recorded := s.number("SELECT count(*) FROM relay.deliveries")
@@ -96,7 +96,7 @@ func TestRelay_RepeatsWhatWasNotRecordedWhenKilled(t *testing.T) {
 		return len(s.recv.arrivals("all")) == 2*len(l.keys)-recorded
 	})
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check([]fault{{killed, time.Minute}}, all); repeats != len(l.keys)-recorded {
 		t.Errorf("%d repeats, want the %d that were not recorded", repeats, len(l.keys)-recorded)
 	}
@@ -117,14 +117,14 @@ func TestRelay_RepeatsNothingThatWasConfirmedWhenKilled(t *testing.T) {
 			l.add(k, 2)
 		}
 		head := s.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		l.books(all)
 		eventually(t, "all is confirmed", func() bool { return s.confirmed() >= head })
 		r.kill()
 		r = s.start()
 	}
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -151,7 +151,7 @@ func TestRelay_EndsAtOnceAtTheSecondSignal(t *testing.T) {
 	}
 	s.recv.set("all", behaviour{status: http.StatusOK})
 	r = s.start()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check(nil, all)
 	l.books(all)
 	r.terminate()

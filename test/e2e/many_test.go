@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"net/http"
 	"testing"
-	"time"
 )
 
 // A tenant whose endpoint is away has tens of thousands of deliveries waiting: they are rows, and neither the slot nor
@@ -24,13 +23,13 @@ func TestRelay_ParksVeryManyForOneTenantAndServesTheOthers(t *testing.T) {
 		l.add(key, 5)
 	}
 	head := s.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	eventually(t, "all that cannot be delivered is parked", func() bool { return s.number("SELECT count(*) FROM relay.parked") == rows })
 	eventually(t, "the slot is past it", func() bool { return s.confirmed() >= head })
 	for key := range 10 {
 		l.add(key, 5)
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check(nil, all)
 	r.terminate()
 }

@@ -74,7 +74,7 @@ func TestRelay_GoesOnAfterASwitchOver(t *testing.T) {
 		for k := range l.keys {
 			l.add(k, 5)
 		}
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		if repeats := l.check(nil, all); repeats != 0 {
 			t.Errorf("%d repeats", repeats)
 		}
@@ -91,10 +91,10 @@ func TestRelay_DoesNotReadFromAnOldPrimary(t *testing.T) {
 		l := newLedger(p.stage, "acme", 10)
 		r := p.start()
 		l.add(0, 5)
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		p.switchOver()
 		l.add(1, 5)
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		l.books(all)
 
 		// It comes back as if nothing had happened, and takes writes.
@@ -119,7 +119,7 @@ func TestRelay_DoesNotReadFromAnOldPrimary(t *testing.T) {
 		if err := p.primary.Stop(t.Context(), pgcluster.Immediate); err != nil {
 			t.Fatal(err)
 		}
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		l.check(nil, all) // what the old primary took is in no ledger of the new one: it must not have arrived
 		r.terminate()
 	})
@@ -134,7 +134,7 @@ func TestRelay_WaitsForAStandbyThatPostgreSQLWaitsFor(t *testing.T) {
 		p.exec("ALTER SYSTEM SET synchronized_standby_slots = 'standby'")
 		p.exec("SELECT pg_reload_conf()")
 		l.add(0, 5)
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		if err := p.standby.Stop(t.Context(), pgcluster.Fast); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +152,7 @@ func TestRelay_WaitsForAStandbyThatPostgreSQLWaitsFor(t *testing.T) {
 		if err := p.standby.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		l.settle(time.Minute, all)
+		l.settle(patience, all)
 		if repeats := l.check(nil, all); repeats != 0 {
 			t.Errorf("%d repeats", repeats)
 		}
@@ -169,7 +169,7 @@ func TestRelay_RescuesASlotThatWasIdleForTooLong(t *testing.T) {
 	l := newLedger(s, "acme", 10)
 	r := s.start()
 	l.add(0, 10)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 	r.terminate()
 	l.add(1, 10)
@@ -180,7 +180,7 @@ func TestRelay_RescuesASlotThatWasIdleForTooLong(t *testing.T) {
 	l.add(2, 10)
 	r = s.start()
 	l.add(3, 10)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -203,7 +203,7 @@ func TestRelay_GoesOnAfterTheServerWentBackInTime(t *testing.T) {
 			for k := range l.keys {
 				l.add(k, 5)
 			}
-			l.settle(time.Minute, all)
+			l.settle(patience, all)
 			l.books(all)
 			backup := pgtest.Backup(t, s.cluster)
 			// Events that are sent, and that the restored database never had.
@@ -217,7 +217,7 @@ func TestRelay_GoesOnAfterTheServerWentBackInTime(t *testing.T) {
 			for k := range l.keys {
 				l.add(k, 5)
 			}
-			l.settle(time.Minute, all)
+			l.settle(patience, all)
 			eventually(t, "it is ready", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 			phantoms, repeats := 0, 0
 			seen := make(map[string]bool)

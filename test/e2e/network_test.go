@@ -19,12 +19,12 @@ func TestRelay_NoticesAHalfOpenConnectionAndComesBack(t *testing.T) {
 	l := newLedger(s, "acme", 10)
 	r := s.start("RELAY_DATABASE_REPLICATION_URL="+through, "RELAY_CDC_SILENCE_TIMEOUT=5s", "RELAY_CDC_STATUS_INTERVAL=1s")
 	l.add(0, 3)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	p.freeze()
 	l.add(0, 3) // nobody tells the relay
 	eventually(t, "it says that it is not ready", func() bool { return r.httpCode("/readyz") == http.StatusServiceUnavailable })
 	eventually(t, "it is ready again, on a new connection", func() bool { return r.httpCode("/readyz") == http.StatusOK })
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -46,7 +46,7 @@ func TestRelay_MakesProgressOverASlowNetworkWithResets(t *testing.T) {
 		p.resetOne()
 	}
 	l.wait()
-	l.settle(2*time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}

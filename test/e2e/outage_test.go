@@ -20,7 +20,7 @@ func TestRelay_KeepsEverythingInOrderThroughAnOutageOfTheReceiver(t *testing.T) 
 	l.write(4, 1_500)
 	l.wait()
 	head := s.number("SELECT (pg_current_wal_lsn() - '0/0')::bigint")
-	l.settle(time.Minute, healthy) // the others cost it nothing
+	l.settle(patience, healthy) // the others cost it nothing
 	eventually(t, "the slot passes what waits", func() bool { return s.confirmed() >= head })
 	if s.confirmed() <= before {
 		t.Error("the slot has not moved")
@@ -35,7 +35,7 @@ func TestRelay_KeepsEverythingInOrderThroughAnOutageOfTheReceiver(t *testing.T) 
 	s.recv.set("broken", behaviour{status: http.StatusOK})
 	l.write(4, 2_500) // and traffic goes on
 	l.wait()
-	l.settle(2*time.Minute, healthy, refusing, broken)
+	l.settle(patience, healthy, refusing, broken)
 	if repeats := l.check(nil, healthy, refusing, broken); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -61,7 +61,7 @@ func TestRelay_RemembersWhatWaitsWhenKilledDuringAnOutage(t *testing.T) {
 	r.kill()
 	faults = append(faults, fault{time.Now(), recordWindow})
 	r = s.start()
-	l.settle(2*time.Minute, down)
+	l.settle(patience, down)
 	l.check(faults, down)
 	l.books(down)
 	r.terminate()

@@ -117,7 +117,7 @@ func TestRelay_AHotTenantDoesNotHoldUpOthers(t *testing.T) {
 			l.add(k, 5)
 		}
 	}
-	l.settle(time.Minute, quiet)
+	l.settle(patience, quiet)
 	if n := s.recv.count("hot"); n > 1_200 {
 		t.Errorf("%d of 1800 rows of the hot tenant were taken before the quiet one had its 200", n)
 	}

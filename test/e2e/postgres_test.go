@@ -12,9 +12,6 @@ import (
 	"github.com/outbox-relay/relay/internal/pgcluster"
 )
 
-// back is how long the relay may take to stream again once PostgreSQL accepts connections.
-const back = 20 * time.Second
-
 func TestRelay_LosesNothingWhenPostgreSQLCrashes(t *testing.T) {
 	t.Parallel()
 	s := newOwnStage(t)
@@ -41,13 +38,13 @@ func TestRelay_LosesNothingWhenPostgreSQLCrashes(t *testing.T) {
 			r = s.start()
 			return
 		}
-		eventuallyWithin(t, back, "the relay is back by itself", func() bool { return r.httpCode("/readyz") == http.StatusOK })
+		eventually(t, "the relay is back by itself", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 	}
 	crash(1_000, false) // the relay lives and remembers: no repeat is explained
 	crash(2_500, true)  // both are gone: progress is all there is
 	crash(4_000, false)
 	l.wait()
-	l.settle(time.Minute, all, some)
+	l.settle(patience, all, some)
 	l.check(faults, all, some) // how many repeats a second is worth depends on the machine
 	l.books(all, some)
 	r.terminate()
@@ -70,7 +67,8 @@ func (s *stage) openTransaction(sql string) {
 
 func TestRelay_LetsPostgreSQLStopWhileAnEndpointHangs(t *testing.T) {
 	t.Parallel()
-	s := newOwnStage(t)
+	// An attempt hangs for longer than PostgreSQL is given to stop.
+	s := newOwnStage(t, "RELAY_DELIVER_TIMEOUT=30s", "RELAY_DELIVER_HEADER_TIMEOUT=30s")
 	all := s.subscribe("all", "acme", "*")
 	hanging := s.subscribe("hanging", "acme", "sales_order.confirmed")
 	s.recv.set("hanging", behaviour{status: answerHang})
@@ -80,16 +78,16 @@ func TestRelay_LetsPostgreSQLStopWhileAnEndpointHangs(t *testing.T) {
 	eventually(t, "rows arrive and one endpoint hangs", func() bool {
 		return s.recv.count("all") >= 1_000 && s.recv.inFlight("hanging") > 0
 	})
-	s.fastStop(10 * time.Second)
+	s.fastStop(25 * time.Second)
 	if code := r.httpCode("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz answers %d while PostgreSQL is down", code)
 	}
 	s.startServer()
-	eventuallyWithin(t, back, "the relay is back by itself", func() bool { return r.httpCode("/readyz") == http.StatusOK })
+	eventually(t, "the relay is back by itself", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	s.recv.set("hanging", behaviour{status: http.StatusOK})
-	l.settle(time.Minute, hanging)
+	l.settle(patience, hanging)
 	if repeats := l.check(nil, all, hanging); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -114,16 +112,16 @@ func TestRelay_SaysThatItIsNotReadyWhilePostgreSQLIsDown(t *testing.T) {
 	l := newLedger(s, "acme", 1)
 	r := s.start()
 	l.add(0, 1)
-	l.settle(time.Minute, all)
-	s.fastStop(5 * time.Second) // idle
+	l.settle(patience, all)
+	s.fastStop(time.Minute) // idle
 	eventually(t, "the relay is not ready", func() bool { return r.httpCode("/readyz") == http.StatusServiceUnavailable })
 	if code := r.httpCode("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz answers %d while PostgreSQL is down", code)
 	}
 	s.startServer()
-	eventuallyWithin(t, back, "the relay is ready again", func() bool { return r.httpCode("/readyz") == http.StatusOK })
+	eventually(t, "the relay is ready again", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -156,7 +154,7 @@ func TestRelay_RepeatsNothingWhenItsConnectionIsCut(t *testing.T) {
 		s.cutStream(r)
 	}
 	l.wait()
-	l.settle(time.Minute, all, some)
+	l.settle(patience, all, some)
 	if repeats := l.check(nil, all, some); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -193,7 +191,7 @@ func TestRelay_RepeatsNothingWhenItsConnectionIsCutInsideATransaction(t *testing
 		}
 		s.cutStream(r)
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	t.Logf("%d rows of %d bytes in one transaction, cut 3 times, took %s", each*len(l.keys), padding, time.Since(began).Round(time.Millisecond))
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)

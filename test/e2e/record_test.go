@@ -16,7 +16,7 @@ func TestRelay_RepeatsAFewHundredWhenKilledWhileNothingCanBeRecorded(t *testing.
 	l := newLedger(s, "acme", 40)
 	r := s.start()
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 	before := len(s.recv.arrivals("all"))
 	s.exec("ALTER TABLE relay.progress RENAME TO progress_elsewhere")
@@ -36,7 +36,7 @@ func TestRelay_RepeatsAFewHundredWhenKilledWhileNothingCanBeRecorded(t *testing.
 	killed := time.Now()
 	s.exec("ALTER TABLE relay.progress_elsewhere RENAME TO progress")
 	r = s.start()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	repeats := l.check([]fault{{killed, time.Minute}}, all)
 	if repeats > fewHundred {
 		t.Errorf("%d repeats, want at most %d", repeats, fewHundred)

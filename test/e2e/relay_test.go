@@ -84,7 +84,7 @@ func (r *relay) awaitExit(code int) {
 	r.t.Helper()
 	select {
 	case <-r.done:
-	case <-time.After(45 * time.Second):
+	case <-time.After(patience):
 		r.t.Fatal("the relay did not stop")
 	}
 	if r.code != code {
@@ -157,9 +157,12 @@ func (r *relay) state() string {
 }
 
 // eventually waits for a condition.
+// patience is how long a condition is waited for: it ends a test that would hang, and says nothing of speed.
+const patience = 2 * time.Minute
+
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	eventuallyWithin(t, 60*time.Second, what, f)
+	eventuallyWithin(t, patience, what, f)
 }
 
 func eventuallyWithin(t testing.TB, limit time.Duration, what string, f func() bool) {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // configFile writes a configuration and returns its path.
@@ -42,7 +41,7 @@ func TestRelay_KeepsItsConfigurationWhenANewOneIsFaulty(t *testing.T) {
 		}
 	}
 	l.add(0, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if r.log.Count(shown) > 0 {
 		t.Error("a part of the faulty configuration is in force")
 	}
@@ -54,7 +53,7 @@ func TestRelay_KeepsItsConfigurationWhenANewOneIsFaulty(t *testing.T) {
 		t.Error("the log does not name what has changed")
 	}
 	l.add(1, 1)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	// The loss of this connection is told at debug level.
 	if n := s.number(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 		WHERE application_name = 'relay:' || $1 AND backend_type = 'client backend'`, s.slot); n != 1 {

@@ -100,7 +100,7 @@ func TestRelay_ReplaysHistoryToANewSubscriptionWhileLiveEventsFlow(t *testing.T)
 		return s.number("SELECT count(*) FROM relay.replays WHERE state = 'DONE'") == 1
 	})
 	l.wait()
-	l.settle(time.Minute, late)
+	l.settle(patience, late)
 	r.terminate()
 
 	all := l.rows()

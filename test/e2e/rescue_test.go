@@ -33,7 +33,7 @@ func TestRelay_RescuesTheGapAlthoughItIsKilledInTheMiddle(t *testing.T) {
 	r = s.start()
 	l.write(2, 4_000)
 	l.wait()
-	l.settle(time.Minute, all, some)
+	l.settle(patience, all, some)
 	repeats := l.check(faults, all, some)
 	if most := 1000 * len(faults); repeats > most {
 		t.Errorf("%d repeats after %d kills, want at most %d", repeats, len(faults), most)
@@ -75,7 +75,7 @@ func TestRelay_RepeatsNothingOnRecordWhenTheSlotWasMovedOn(t *testing.T) {
 		return err == nil
 	})
 	r = s.start()
-	l.settle(time.Minute, slow, fast)
+	l.settle(patience, slow, fast)
 	eventually(t, "the audit has found the rows", func() bool {
 		return s.number("SELECT count(*) FROM relay.incidents WHERE kind = 'audit' AND ended_at IS NOT NULL") == 1
 	})

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -25,7 +24,7 @@ func TestRelay_PassesOverTheRowsOfOtherTables(t *testing.T) {
 	}
 	s.exec(`INSERT INTO outbox.events (tenant_id, aggregate_type, aggregate_id, event_type, payload)
 		VALUES ('acme', 'unknown', '1', 'unknown.type', '{}')`)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.books(all)
 	head := s.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
 	eventually(t, "the slot catches up with what the relay itself writes", func() bool { return s.confirmed() >= head })
@@ -56,7 +55,7 @@ func TestRelay_TakesNewColumnsUnderLoad(t *testing.T) {
 	}
 	s.exec("ALTER TABLE outbox.events DROP COLUMN note_2")
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if repeats := l.check(nil, all); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -158,9 +157,9 @@ func TestRelay_DeliversRowsThatAreChangedOrRemovedAfterTheirCommit(t *testing.T)
 			}
 		}
 	}
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	s.recv.set("failing", behaviour{status: http.StatusOK})
-	l.settle(time.Minute, failing)
+	l.settle(patience, failing)
 	if repeats := l.check(nil, all, failing); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}

@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// takeover is how long a standby may take to lead.
-const takeover = 10 * time.Second
-
 func TestRelay_StandsByAndTakesOver(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -31,9 +28,9 @@ func TestRelay_StandsByAndTakesOver(t *testing.T) {
 	}
 	awaitLead := func(r *relay, since time.Time) {
 		t.Helper()
-		eventuallyWithin(t, takeover, "the standby leads", func() bool { return r.httpCode("/readyz") == http.StatusOK })
+		eventually(t, "the standby leads", func() bool { return r.httpCode("/readyz") == http.StatusOK })
 		t.Logf("took over after %s", time.Since(since).Round(time.Millisecond))
-		l.settle(time.Minute, all) // what has committed by now
+		l.settle(patience, all) // what has committed by now
 	}
 
 	second := s.launch()
@@ -52,7 +49,7 @@ func TestRelay_StandsByAndTakesOver(t *testing.T) {
 	awaitLead(third, killed)
 
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check([]fault{{killed, recordWindow}}, all) // the clean hand-over explains none
 	l.books(all)
 	third.terminate()
@@ -73,7 +70,7 @@ func TestRelay_RefusesASecondSlotOnOneOutbox(t *testing.T) {
 		}
 	}
 	l.add(0, 5)
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	second.terminate()
 	first.terminate()
 	if repeats := l.check(nil, all); repeats != 0 {

@@ -21,7 +21,7 @@ func TestRelay_RepeatsNothingAfterStopsUnderLoad(t *testing.T) {
 		r = s.start()
 	}
 	l.wait()
-	l.settle(time.Minute, all, some)
+	l.settle(patience, all, some)
 	if repeats := l.check(nil, all, some); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -49,7 +49,7 @@ func TestRelay_WaitsForSlowEndpointsBeforeItStops(t *testing.T) {
 	}
 	s.recv.set("slow", behaviour{status: http.StatusOK})
 	r = s.start()
-	l.settle(time.Minute, slow)
+	l.settle(patience, slow)
 	if repeats := l.check(nil, slow); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -73,7 +73,7 @@ func TestRelay_DeliversRowsFromBeforeItsFirstStart(t *testing.T) {
 	killed := time.Now()
 	r = s.start()
 	l.wait()
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	l.check([]fault{{killed, recordWindow}}, all)
 	l.books(all)
 	r.terminate()

@@ -60,7 +60,7 @@ func TestRelay_HoldsBackWhatADeactivatedSubscriptionWants(t *testing.T) {
 	s.exec("UPDATE relay.subscriptions SET active = false WHERE id = $1", switched.id)
 	off := time.Now()
 	l.wait()
-	l.settle(time.Minute, control)
+	l.settle(patience, control)
 	n := len(l.rows()) - s.recv.count("switched")
 	eventually(t, "the rest waits", func() bool { return s.number("SELECT count(*) FROM relay.parked") == n })
 	eventually(t, "a while has passed", func() bool { return time.Since(off) > 2*time.Second })
@@ -70,7 +70,7 @@ func TestRelay_HoldsBackWhatADeactivatedSubscriptionWants(t *testing.T) {
 		}
 	}
 	s.exec("UPDATE relay.subscriptions SET active = true WHERE id = $1", switched.id)
-	l.settle(time.Minute, switched)
+	l.settle(patience, switched)
 	if repeats := l.check(nil, control, switched); repeats != 0 {
 		t.Errorf("%d repeats", repeats)
 	}
@@ -99,7 +99,7 @@ func TestRelay_CancelsWhatARemovedSubscriptionWaitsFor(t *testing.T) {
 	for k := range l.keys {
 		l.add(k, 1)
 	}
-	l.settle(time.Minute, kept)
+	l.settle(patience, kept)
 	l.check(nil, kept)
 	r.terminate()
 	if n := s.recv.count("removed"); n != 0 {
@@ -142,6 +142,6 @@ func TestRelay_WaitsUntilItSeesTheSubscriptionThatTheStreamTellsOf(t *testing.T)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	l.settle(time.Minute, &subscription{name: "late", tenant: "acme", events: []string{"*"}})
+	l.settle(patience, &subscription{name: "late", tenant: "acme", events: []string{"*"}})
 	r.terminate()
 }

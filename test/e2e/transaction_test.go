@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -60,7 +59,7 @@ func TestRelay_DeliversWhatCommittedAndNothingElse(t *testing.T) {
 		t.Fatalf("%d rows have arrived although the prepared transaction is not committed, want 7", n)
 	}
 	run("COMMIT PREPARED 'kept'")
-	l.settle(time.Minute, all)
+	l.settle(patience, all)
 	if n := s.recv.count("all"); n != 10 {
 		t.Errorf("%d rows have arrived, want 10", n)
 	}
