@@ -75,8 +75,24 @@ func (d *Decoder) Skipped() uint64 { return d.skipped }
 // pgEpoch is the zero of PostgreSQL's timestamps.
 var pgEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// Commit times that mean something: a replication origin may give its transactions any, infinity too, and ids and partitions
+// are made of them.
+var (
+	firstCommitTime = time.Unix(0, 0).UTC()
+	lastCommitTime  = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+)
+
+// pgTime is a commit time, or the nearest one that means something.
 func pgTime(micros uint64) time.Time {
-	return pgEpoch.Add(time.Duration(int64(micros)) * time.Microsecond) // #nosec G115 -- signed on the wire
+	n := int64(micros) // #nosec G115 -- signed on the wire
+	t := time.Unix(pgEpoch.Unix()+n/1e6, n%1e6*1000).UTC()
+	switch {
+	case t.Before(firstCommitTime):
+		return firstCommitTime
+	case t.After(lastCommitTime):
+		return lastCommitTime
+	}
+	return t
 }
 
 // Decode reads one message. ok is false when it yields no Item.

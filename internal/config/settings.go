@@ -118,7 +118,7 @@ var settings = []setting{
 		integer(1, 10_000), func(c *Config) *int { return &c.Deliver.Record.Batch }),
 	one("deliver.log", "all", "Which ended deliveries tenants can list.",
 		oneOf(LogAll, LogFailures, LogNone), func(c *Config) *LogPolicy { return &c.Deliver.Log }),
-	one("deliver.log_retention", "720h", "Delivery records older than this are dropped.",
+	one("deliver.log_retention", "720h", "Records of deliveries that ended longer ago than this are dropped.",
 		duration(time.Hour, 10*year), func(c *Config) *time.Duration { return &c.Deliver.LogRetention }),
 
 	one("replay.rate", "100", "Rows a second that a replay begins, unless it is asked for another rate.",

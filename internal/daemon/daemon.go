@@ -384,8 +384,9 @@ func (d *Daemon) maintain(ctx context.Context) error {
 	keeper := &retentionKeeper{d: d, seen: make(map[string]cdc.LSN), told: make(map[string]bool)}
 	events := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: c.Outbox.Table, Interval: c.Outbox.PartitionInterval,
 		Ahead: time.Duration(c.Outbox.PartitionsAhead) * c.Outbox.PartitionInterval, Retention: c.Outbox.Retention, Settled: keeper.settled})
+	kept := &recordKeeper{keep: c.Deliver.LogRetention}
 	records := outbox.NewPartitions(d.pool, outbox.PartitionOptions{Table: "relay.deliveries", Interval: 24 * time.Hour,
-		Ahead: 3 * 24 * time.Hour, Retention: c.Deliver.LogRetention, Settled: keeper.always})
+		Ahead: 3 * 24 * time.Hour, Retention: c.Deliver.LogRetention, Settled: kept.ended})
 	wait := time.Duration(0)
 	for {
 		select {
@@ -411,6 +412,12 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			if len(report.Deferred) > 0 {
 				wait = time.Minute
 			}
+		}
+		if err := kept.deleteUndated(ctx, d.pool); err != nil && ctx.Err() == nil {
+			d.log.Warn("old records of deliveries could not be deleted, will be tried again", "error", err)
+			wait = time.Minute
+		} else if kept.more {
+			kept.more, wait = false, min(wait, time.Second)
 		}
 		// Nobody signs with them since their time; here they only leave the table.
 		if n, err := (deliver.Subscriptions{DB: d.pool}).ForgetSecrets(ctx); err != nil && ctx.Err() == nil {

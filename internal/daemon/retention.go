@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outbox-relay/relay/internal/cdc"
 )
@@ -59,9 +60,44 @@ func (k *retentionKeeper) settled(ctx context.Context, tx pgx.Tx, partition stri
 	return false, nil
 }
 
-// always lets delivery records go by age alone.
-func (k *retentionKeeper) always(context.Context, pgx.Tx, string, time.Time) (bool, error) {
-	return true, nil
+// recordsAtOnce is how many old records are deleted one by one in a step.
+const recordsAtOnce = 20_000
+
+// recordKeeper lets records of deliveries go by the time of their end. Their partitions are by the time of the commit, which
+// may lie far back: after a long outage, in a key that was halted, for a dead letter that was retried, or because a replication
+// origin gave its transactions no time. One goroutine uses it.
+type recordKeeper struct {
+	keep time.Duration
+	more bool // there are more old records than were deleted
+}
+
+// ended reports whether all records of a partition ended long enough ago. Where some did not, the others are deleted.
+func (k *recordKeeper) ended(ctx context.Context, tx pgx.Tx, partition string, _ time.Time) (bool, error) {
+	before := time.Now().Add(-k.keep)
+	var later bool
+	if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+partition+" WHERE ended_at >= $1)", before).Scan(&later); err != nil {
+		return false, fmt.Errorf("look for records that ended later: %w", err)
+	}
+	if !later {
+		return true, nil
+	}
+	return false, k.delete(ctx, tx, partition, before)
+}
+
+// deleteUndated deletes old records of the default partition, which has those whose commit lies in the future.
+func (k *recordKeeper) deleteUndated(ctx context.Context, db *pgxpool.Pool) error {
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		return k.delete(ctx, tx, "relay.deliveries_default", time.Now().Add(-k.keep))
+	})
+}
+
+func (k *recordKeeper) delete(ctx context.Context, tx pgx.Tx, partition string, before time.Time) error {
+	tag, err := tx.Exec(ctx, "DELETE FROM "+partition+" WHERE ctid = ANY (ARRAY(SELECT ctid FROM "+partition+" WHERE ended_at < $1 LIMIT $2))", before, recordsAtOnce)
+	if err != nil {
+		return fmt.Errorf("delete old records: %w", err)
+	}
+	k.more = k.more || tag.RowsAffected() == recordsAtOnce
+	return nil
 }
 
 // concurrency is how many attempts run at once: what the configuration says, or the machine when it leaves that to it, and never

@@ -75,3 +75,51 @@ func TestRetention_KeepsAPartitionThatAReplayHasStillToRead(t *testing.T) {
 		t.Errorf("%+v: want it dropped when all is read", report)
 	}
 }
+
+// Records go by the time of their end, one by one where a partition has others.
+func TestRetention_RecordsGoByTheTimeOfTheirEnd(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewDatabase(t)
+	if _, err := migrate.Up(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	const day = 24 * time.Hour
+	keeper := &recordKeeper{keep: 30 * day}
+	p := outbox.NewPartitions(pool, outbox.PartitionOptions{Table: "relay.deliveries", Interval: day, Ahead: 3 * day, Retention: 30 * day, Settled: keeper.ended})
+	now := time.Now()
+	add := func(name string, committed, ended time.Time) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), `INSERT INTO relay.deliveries (id, created_at, tenant_id, subscription_id, event_id, event_type, aggregate_type,
+			aggregate_id, commit_lsn, row_index, status, attempts, ended_at) VALUES (gen_random_uuid(), $2, 'acme', gen_random_uuid(), gen_random_uuid(),
+			'e', 'a', $1, '0/1', 0, 'DEAD', 1, $3)`, name, committed, ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	add("old, ended now", old, now)
+	add("old, ended then", old, now.Add(-40*day))
+	add("long ago, ended then", now.Add(-50*day), now.Add(-49*day))
+	add("long ago, ended now", now.Add(-60*day), now)
+	add("future, ended now", now.Add(5000*day), now)
+	add("future, ended then", now.Add(5000*day), now.Add(-40*day))
+	for range 2 {
+		if _, err := p.Maintain(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		if err := keeper.deleteUndated(t.Context(), pool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var left string
+	if err := pool.QueryRow(t.Context(), "SELECT string_agg(aggregate_id, '; ' ORDER BY aggregate_id) FROM relay.deliveries").Scan(&left); err != nil {
+		t.Fatal(err)
+	}
+	if want := "future, ended now; long ago, ended now; old, ended now"; left != want {
+		t.Errorf("left: %s; want: %s", left, want)
+	}
+}

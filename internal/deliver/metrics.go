@@ -15,6 +15,7 @@ type Metrics struct {
 	attempts   *prometheus.HistogramVec
 	retries    *prometheus.CounterVec
 	latency    prometheus.Histogram
+	undated    prometheus.Counter
 	suppressed *prometheus.CounterVec
 	quarantine *prometheus.CounterVec
 	events     prometheus.Counter
@@ -55,6 +56,8 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "relay_commit_to_delivered_seconds",
 			Help:    "Time from the commit of a row to the endpoint's answer that took it.",
 			Buckets: append([]float64{.0005}, append(fine, 60, 300, 1800, 7200, 86400)...)}),
+		undated: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_commit_times_ignored_total",
+			Help: "Deliveries that are not in relay_commit_to_delivered_seconds, because their commit time lies 30 days back or in the future."}),
 		suppressed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_events_suppressed_total",
 			Help: "Valid rows that say nothing, such as an update without changes."}, []string{"event"}),
 		quarantine: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_quarantined_total",
@@ -78,7 +81,7 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		cap: tenants, tenants: make(map[string]string),
 		combinations: make(map[combination]combination), timedEvents: make(map[string]string),
 	}
-	reg.MustRegister(m.deliveries, m.duration, m.attempts, m.retries, m.latency, m.suppressed, m.quarantine, m.events,
+	reg.MustRegister(m.deliveries, m.duration, m.attempts, m.retries, m.latency, m.undated, m.suppressed, m.quarantine, m.events,
 		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings, m.endpoints)
 	for _, reason := range []string{DisabledGone, DisabledFailing} {
 		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
@@ -137,10 +140,23 @@ func (m *Metrics) attempt(f *Flight, o Outcome) {
 func (m *Metrics) ended(f *Flight, s Status, now time.Time) {
 	c := m.labels(f.Type, f.TenantID)
 	m.deliveries.WithLabelValues(c.event, statusLabel(s), c.tenant).Inc()
-	if s == StatusDelivered && f.Replay == 0 {
-		m.latency.Observe(max(now.Sub(f.CommitTime).Seconds(), 0))
+	if s != StatusDelivered || f.Replay != 0 {
+		return
 	}
+	took := now.Sub(f.CommitTime)
+	if took > longestLatency || took < -clockSlack {
+		m.undated.Inc()
+		return
+	}
+	m.latency.Observe(max(took.Seconds(), 0))
 }
+
+// A commit time is believed when it is not longer ago than longestLatency and not further ahead than clockSlack. A replication
+// origin may give its transactions any time, or none, which is the first of January 2000.
+const (
+	longestLatency = 30 * 24 * time.Hour
+	clockSlack     = 5 * time.Minute
+)
 
 func (m *Metrics) retry(f *Flight, r Reason) {
 	c := m.labels(f.Type, f.TenantID)

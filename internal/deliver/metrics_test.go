@@ -149,3 +149,33 @@ func TestMetrics_CountWithoutAllocating(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A commit time that is absurd is not taken for a latency.
+func TestMetrics_IgnoreCommitTimesThatAreAbsurd(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	m := NewMetrics(reg, 10)
+	now := time.Now()
+	for _, at := range []time.Time{{}, time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), now.Add(time.Hour), now.Add(-31 * 24 * time.Hour)} {
+		m.ended(&Flight{CommitTime: at}, StatusDelivered, now)
+	}
+	for _, at := range []time.Time{now, now.Add(-29 * 24 * time.Hour), now.Add(time.Second)} {
+		m.ended(&Flight{CommitTime: at}, StatusDelivered, now)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "relay_commit_to_delivered_seconds" {
+			continue
+		}
+		h := f.GetMetric()[0].GetHistogram()
+		if n, sum := h.GetSampleCount(), h.GetSampleSum(); n != 3 || sum > 30*86400 {
+			t.Errorf("%d latencies of %g s in all, want 3", n, sum)
+		}
+	}
+	if n := testutil.ToFloat64(m.undated); n != 4 {
+		t.Errorf("%g are ignored, want 4", n)
+	}
+}

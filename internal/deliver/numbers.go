@@ -28,7 +28,7 @@ type numbers struct {
 
 // add puts the number of an event, which was committed at a time, on record.
 func (n *numbers) add(v int64, committed time.Time) {
-	if committed.After(n.latest) {
+	if committed.After(n.latest) && committed.Before(time.Now().Add(clockSlack)) {
 		n.latest = committed
 	}
 	if v <= n.whole {
@@ -125,12 +125,12 @@ func (p *Dispatcher) number(d *Delivery) {
 	d.number = p.nextNumber(d.ep)
 	s, committed := &d.ep.lanes, d.flight.CommitTime
 	switch {
-	case committed.Before(s.latest.Add(-markSlack)):
+	case committed.Before(s.latest.Add(-markSlack)), committed.After(d.arrived.Add(clockSlack)):
 		d.mark = -d.number
 	case d.number%markEvery == 0:
 		d.mark = d.number
 	}
-	if committed.After(s.latest) {
+	if committed.After(s.latest) && !committed.After(d.arrived.Add(clockSlack)) {
 		s.latest = committed
 	}
 }
