@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -124,15 +125,20 @@ func (j *Journal) Blind() bool {
 	return j.blind
 }
 
-// Row notes a row of the open transaction.
-func (j *Journal) Row(row cdc.Row) {
+// Row notes a row of the open transaction, which has the id writer. It reports whether the row names another transaction, and
+// whether it is known to have come in that: an UPDATE that moves a row to another partition brings it again. It counts once.
+func (j *Journal) Row(row cdc.Row, writer uint32) (other, again bool) {
 	id, xid, ok := j.reader.Read(row)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.rows++
 	if !ok {
 		j.blind = true
-		return
+		return false, false
+	}
+	other = uint32(xid) != writer // #nosec G115 -- the low half, which is what the stream calls a transaction by
+	if other && j.hasCome(id, xid) {
+		return true, true
 	}
 	// Rows of one transaction carry one id, unless they were restored: then there may be
 	// as many as rows, and an id may come twice.
@@ -146,6 +152,17 @@ func (j *Journal) Row(row cdc.Row) {
 		j.ids = append(j.ids, id)
 		s.n++
 	}
+	return other, false
+}
+
+// hasCome reports whether a row is among those of the last transactions, as far as they are kept one by one. mu is held.
+func (j *Journal) hasCome(id uuid.UUID, xid uint64) bool {
+	for i := max(0, len(j.done)-keepEach); i < len(j.done); i++ {
+		if s := &j.done[i]; s.XID == xid && slices.Contains(j.ids[s.at:s.at+s.n], id) {
+			return true
+		}
+	}
+	return false
 }
 
 // Commit ends the open transaction, whose commit begins at lsn, and returns what it

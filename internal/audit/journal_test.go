@@ -30,7 +30,7 @@ func number(n int) (id uuid.UUID) {
 // bring lets a transaction come through the stream.
 func bring(j *Journal, lsn cdc.LSN, xid uint64, ids ...uuid.UUID) []cdc.Tally {
 	for _, id := range ids {
-		j.Row(row(id, xid))
+		j.Row(row(id, xid), uint32(xid))
 	}
 	return slices.Clone(j.Commit(lsn))
 }
@@ -91,7 +91,7 @@ func TestJournal_TellsWhenRowsCannotBeAudited(t *testing.T) {
 		"null":           {Relation: relation, Values: []cdc.Value{{Kind: cdc.KindNull}, {}, {Data: []byte(number(1).String())}}},
 	} {
 		j := NewJournal(columns, cdc.Snapshot{}, nil)
-		j.Row(r)
+		j.Row(r, 0)
 		if !j.Blind() {
 			t.Errorf("%s: taken for a row that can be audited", name)
 		}
@@ -102,7 +102,7 @@ func TestJournal_BoundsTheIdsItKeeps(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{}, nil)
 	const n = maxIDs + 10
 	for i := range n {
-		j.Row(row(number(i), 7))
+		j.Row(row(number(i), 7), 7)
 	}
 	tally := j.Commit(100)[0]
 	if tally.Rows != n || j.done[0].n != maxIDs {
@@ -120,7 +120,7 @@ func TestJournal_ForgetsRatherThanGrowForEver(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
 	r := row(number(1), 7)
 	for i := range maxTransactions + 1 {
-		j.Row(r)
+		j.Row(r, 7)
 		j.Commit(cdc.LSN(100 + i))
 	}
 	if !j.Overflowed() || len(j.done) != 0 {
@@ -201,7 +201,7 @@ func TestJournal_AddsUpTransactionsThatComeInTurns(t *testing.T) {
 	j := NewJournal(columns, cdc.Snapshot{}, nil)
 	const rows, ids = 30_000, 3
 	for i := range rows {
-		j.Row(row(number(i), uint64(5+i%ids)))
+		j.Row(row(number(i), uint64(5+i%ids)), 1)
 	}
 	var n uint32
 	for _, tally := range j.Commit(100) {
@@ -327,5 +327,24 @@ func TestJournal_KeepsFewTransactionsThatTheServerDoesNotKnow(t *testing.T) {
 	}
 	if got := int(w.folded.Rows) + len(w.seen); got != own-6 {
 		t.Errorf("the window has %d rows, want %d", got, own-6)
+	}
+}
+
+// A row that an UPDATE has moved comes again, in another transaction, and counts once.
+func TestJournal_CountsAMovedRowOnce(t *testing.T) {
+	t.Parallel()
+	j := NewJournal(columns, cdc.Snapshot{Xmin: 5, Xmax: 5}, nil)
+	bring(j, 100, 6, number(1), number(2))
+	if other, again := j.Row(row(number(1), 6), 7); !other || !again {
+		t.Error("a moved row is taken for a new one")
+	}
+	if other, again := j.Row(row(number(3), 6), 7); !other || again {
+		t.Error("a row with another transaction's id, which has not come, is taken for one that was moved")
+	}
+	if other, again := j.Row(row(number(1), 1<<32+7), 7); other || again {
+		t.Error("a row of the transaction itself is taken for one that was moved")
+	}
+	if list := j.Commit(110); len(list) != 2 || list[0].Rows+list[1].Rows != 2 {
+		t.Errorf("the transaction shows %v, want two rows", list)
 	}
 }

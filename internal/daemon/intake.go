@@ -62,6 +62,9 @@ type intake struct {
 	resumed int       // rows of it that came in before the connection broke
 	passed  bool      // it was recorded by an earlier leader
 	xid     uint32    // its id; 0 once queries are known to see it
+	writer  uint32    // its id
+	other   bool      // its row at hand names another transaction
+	moved   movedRows
 }
 
 // feed brings what one connection reads.
@@ -136,7 +139,7 @@ func (in *intake) take(ctx context.Context, it *cdc.Item) error {
 }
 
 func (in *intake) begin(it *cdc.Item) error {
-	in.commit, in.at, in.index, in.resumed, in.xid = it.CommitLSN, it.CommitTime, 0, 0, it.XID
+	in.commit, in.at, in.index, in.resumed, in.xid, in.writer = it.CommitLSN, it.CommitTime, 0, 0, it.XID, it.XID
 	// The start position was read before the slot was ours; the leader before us
 	// may have gone on in between.
 	in.passed = it.CommitLSN < in.start.End
@@ -165,10 +168,10 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	if it.Row.Relation != in.shown {
 		in.learn(it.Row.Relation)
 	}
-	foreign := in.relation == nil
+	foreign, again := in.relation == nil, false
 	if !foreign {
 		it.Row.Relation = in.relation
-		in.journal.Row(it.Row)
+		in.other, again = in.journal.Row(it.Row, in.writer)
 	}
 	ticket, err := in.watermark.Row()
 	if err != nil {
@@ -182,6 +185,10 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 	}
 	if in.start.Covers(in.commit, index) {
 		done.Done()
+		return nil
+	}
+	if again {
+		in.passMoved(done)
 		return nil
 	}
 	return in.admit(ctx, it.Row, nil, place{commit: uint64(in.commit), index: index, at: in.at}, done)
@@ -225,7 +232,7 @@ func (s settle) Done() { s.w.Done(s.t) }
 // admit maps a row and sends the event on its way, except to the subscriptions of known,
 // whose deliveries are on record.
 func (in *intake) admit(ctx context.Context, row cdc.Row, known []string, at place, ticket deliver.Ticket) error {
-	event, err := in.interpret(row, at, ticket)
+	event, err := in.interpret(ctx, row, at, ticket)
 	if event == nil {
 		return err
 	}
@@ -250,7 +257,7 @@ func (in *intake) admit(ctx context.Context, row cdc.Row, known []string, at pla
 // whether anybody wants it who has not got it: a transaction that was not wholly
 // recorded when its leader died may have been delivered in part.
 func (in *intake) admitLate(ctx context.Context, row cdc.Row, at place) (wanted bool, err error) {
-	event, err := in.interpret(row, at, nil)
+	event, err := in.interpret(ctx, row, at, nil)
 	if event == nil {
 		return false, err
 	}
@@ -261,9 +268,24 @@ func (in *intake) admitLate(ctx context.Context, row cdc.Row, at place) (wanted 
 
 // interpret maps a row; nil when nothing is to be sent. A row that is no event
 // goes into quarantine and stops nothing. ticket may be nil.
-func (in *intake) interpret(row cdc.Row, at place, ticket deliver.Ticket) (*outbox.Event, error) {
+func (in *intake) interpret(ctx context.Context, row cdc.Row, at place, ticket deliver.Ticket) (*outbox.Event, error) {
 	event, err := in.mapRow(row)
 	var rejection *outbox.Rejection
+	if in.other && ticket != nil {
+		id, tenant := event.ID, event.TenantID
+		if errors.As(err, &rejection) {
+			id, tenant = uuid.Nil, rejection.TenantID
+			_ = id.UnmarshalText([]byte(rejection.EventID)) // without one nothing is known
+		}
+		known, err := in.moved.known(ctx, id, tenant, cdc.LSN(at.commit))
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			in.passMoved(ticket)
+			return nil, nil
+		}
+	}
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):
 		in.metrics.Suppressed(event.Type)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/outbox-relay/relay/internal/audit"
 	"github.com/outbox-relay/relay/internal/cdc"
@@ -192,7 +193,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, from start) erro
 	if err != nil {
 		return err
 	}
-	l.intake = &intake{mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
+	l.intake = &intake{moved: movedRows{db: l.d.pool, onError: l.lookingForMoved, tell: rate.Sometimes{First: 1, Interval: time.Minute}}, mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
 		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	l.replayer = newReplayer(l)
 	l.intake.renew()

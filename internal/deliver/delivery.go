@@ -95,6 +95,12 @@ func deliveryID(f *Flight, sub uuid.UUID) uuid.UUID {
 	return id
 }
 
+// IDsFrom is where the ids of deliveries begin whose events were committed at a time, to the millisecond, or later.
+func IDsFrom(at time.Time) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[0:8], uint64(max(0, at.UnixMilli()))<<16) // #nosec G115 -- not negative
+	return id
+}
+
 func newDelivery(f *Flight, ep *Endpoint, now time.Time) *Delivery {
 	d := &Delivery{id: deliveryID(f, ep.id), flight: f, ep: ep, arrived: now}
 	d.laneKey = laneKey(f, ep, d.id)

@@ -336,7 +336,7 @@ func (m *Mapper) optional(row cdc.Row, e *Event) *Rejection {
 	}
 	var err error
 	if null {
-		e.CreatedAt = timeOfID(e.ID)
+		e.CreatedAt = TimeOfID(e.ID)
 	} else if e.CreatedAt, err = parseTimestamp(created); err != nil {
 		return m.invalid(columnCreatedAt, err)
 	}

@@ -174,8 +174,8 @@ func daysIn(year, month int) int {
 	return 31
 }
 
-// timeOfID returns the time that a version 7 UUID carries, and the zero time for any other.
-func timeOfID(id uuid.UUID) time.Time {
+// TimeOfID returns the time that a version 7 UUID carries, and the zero time for any other.
+func TimeOfID(id uuid.UUID) time.Time {
 	if id.Version() != 7 {
 		return time.Time{}
 	}
