@@ -108,7 +108,7 @@ func TestIdentity_ARenamedTableIsTheSame(t *testing.T) {
 	r.refused(d, "outbox.events", "outbox.messages")
 	d.stop()
 	r.env = append(env, "RELAY_OUTBOX_TABLE=outbox.messages")
-	d = r.start()
+	r.start()
 	r.eventually("the row arrives", func() bool { return len(rec.arrivals()) == 1 })
 	r.exec(`INSERT INTO outbox.messages (tenant_id, aggregate_type, aggregate_id, event_type, payload)
 		SELECT tenant_id, aggregate_type, aggregate_id, event_type, payload FROM outbox.messages`)

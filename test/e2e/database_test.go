@@ -225,7 +225,7 @@ func TestRelay_RecordsAgainAfterDeadlocksAndConflicts(t *testing.T) {
 			ELSE RETURN NULL;
 		END CASE; END $$`)
 	s.exec("CREATE TRIGGER lose AFTER INSERT ON relay.deliveries FOR EACH STATEMENT EXECUTE FUNCTION lose()")
-	r := s.start()
+	r := s.start("RELAY_LOG_LEVEL=debug") // which tells each try
 	l.write(2, 1_500)
 	l.wait()
 	l.settle(patience, all)

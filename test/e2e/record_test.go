@@ -14,7 +14,7 @@ func TestRelay_RepeatsAFewHundredWhenKilledWhileNothingCanBeRecorded(t *testing.
 	s := newStage(t)
 	all := s.subscribe("all", "acme", "*")
 	l := newLedger(s, "acme", 40)
-	r := s.start()
+	r := s.start("RELAY_LOG_LEVEL=debug") // which tells each try
 	l.add(0, 1)
 	l.settle(patience, all)
 	l.books(all)
