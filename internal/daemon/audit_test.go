@@ -2,12 +2,14 @@ package daemon_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 func TestAudit_FindsNothingMissingUnderLoadAndRestarts(t *testing.T) {
@@ -74,25 +76,40 @@ func TestAudit_DeliversWhatThePublicationHidWhileRunning(t *testing.T) {
 	r.subscribe("acme", rec.URL, "*")
 	d := r.start()
 	r.orders(0, 10)
-	r.exec("ALTER PUBLICATION relay DROP TABLE outbox.events")
-	r.orders(10, 15)
-	r.exec("ALTER PUBLICATION relay ADD TABLE outbox.events")
-	r.orders(15, 25)
+	// The relay, which looks as it begins and every ten seconds, may put the table back too soon. Then once more.
+	next, mended := 10, true
+	for mended {
+		r.exec("ALTER PUBLICATION relay DROP TABLE outbox.events")
+		r.orders(next, next+5)
+		next += 5
+		_, err := r.conn.Exec(t.Context(), "ALTER PUBLICATION relay ADD TABLE outbox.events")
+		var pg *pgconn.PgError
+		mended = errors.As(err, &pg) && pg.Code == "42710" // is a member
+		if err != nil && !mended {
+			t.Fatal(err)
+		}
+	}
+	hidden := strings.Fields(r.text("SELECT string_agg(id::text, ' ') FROM outbox.events WHERE (payload ->> 'order_number')::int >= $1", next-5))
+	r.orders(next, next+10)
+	next += 10
 	defer func() {
 		t.Log(r.text("SELECT marker::text || ' ' || marker_lsn || ' ' || marker_at FROM relay.progress"), r.text("SELECT string_agg(xid::text, ' ') FROM outbox.events"), len(rec.arrivals()))
 	}()
-	r.eventually("all arrive", func() bool { return len(rec.arrivals()) >= 25 })
+	r.eventually("all arrive", func() bool { return len(rec.arrivals()) >= next })
 	r.audited(d)
-	if n := d.metric(t, "relay_audit_missing_total"); n != 5 {
-		t.Errorf("the audit missed %d rows, want 5", n)
+	if n := d.metric(t, "relay_audit_missing_total"); n < 5 || n > next-20 {
+		t.Errorf("the audit missed %d rows, want 5 to %d", n, next-20)
 	}
-	for _, id := range strings.Fields(r.text("SELECT string_agg(id::text, ' ') FROM outbox.events WHERE payload ->> 'order_number' IN ('10', '11', '12', '13', '14')")) {
+	if len(hidden) != 5 {
+		t.Errorf("%d rows were hidden at last, want 5", len(hidden))
+	}
+	for _, id := range hidden {
 		if !strings.Contains(d.log.String(), id) {
 			t.Errorf("the log does not name %s", id)
 		}
 	}
 	d.stop()
-	if n := r.mustHaveEach(rec, 25); n != 0 {
+	if n := r.mustHaveEach(rec, next); n != 0 {
 		t.Errorf("%d rows were sent twice", n)
 	}
 }

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -71,25 +72,34 @@ func (d *running) get(t *testing.T, path string) (int, string) {
 // mustTell wants a state, and part of the remedy, in every place that tells of it.
 func (r *rig) mustTell(d *running, state health.State, remedy string) {
 	r.t.Helper()
-	r.eventually("the state is "+string(state)+", remedy "+remedy, func() bool {
-		s := d.Status()
-		return s.State == state && strings.Contains(s.Remedy, remedy) && !s.Ready
+	var missing []string // a relay that begins anew passes through other states: all is asked again
+	defer func() {
+		if r.t.Failed() {
+			r.t.Logf("not as wanted: %s", strings.Join(missing, "; "))
+		}
+	}()
+	r.eventually("every place tells the state "+string(state)+", remedy "+remedy, func() bool {
+		missing = nil
+		if s := d.Status(); s.State != state || !strings.Contains(s.Remedy, remedy) || s.Ready {
+			missing = append(missing, fmt.Sprintf("status: %+v", s))
+		}
+		if code, body := d.get(r.t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, remedy) {
+			missing = append(missing, fmt.Sprintf("/readyz: %d %s", code, body))
+		}
+		var status struct {
+			Conditions []health.Report `json:"conditions"`
+		}
+		if _, body := d.get(r.t, "/status"); json.Unmarshal([]byte(body), &status) != nil || len(status.Conditions) == 0 || !strings.Contains(status.Conditions[0].Remedy, remedy) {
+			missing = append(missing, "/status: "+body)
+		}
+		if _, body := d.get(r.t, "/metrics"); !strings.Contains(body, `relay_state{state="`+string(state)+`"} 1`) {
+			missing = append(missing, "relay_state")
+		}
+		if !strings.Contains(d.log.String(), remedy) {
+			missing = append(missing, "the log")
+		}
+		return len(missing) == 0
 	})
-	if code, body := d.get(r.t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, remedy) {
-		r.t.Errorf("/readyz: %d %s", code, body)
-	}
-	var status struct {
-		Conditions []health.Report `json:"conditions"`
-	}
-	if _, body := d.get(r.t, "/status"); json.Unmarshal([]byte(body), &status) != nil || len(status.Conditions) == 0 || !strings.Contains(status.Conditions[0].Remedy, remedy) {
-		r.t.Errorf("/status: %s", body)
-	}
-	if _, body := d.get(r.t, "/metrics"); !strings.Contains(body, `relay_state{state="`+string(state)+`"} 1`) {
-		r.t.Errorf("relay_state is not %s", state)
-	}
-	if log := d.log.String(); !strings.Contains(log, remedy) {
-		r.t.Errorf("the log lacks %q", remedy)
-	}
 }
 
 func TestHealth_AnIdleRelayNoticesARevokedRight(t *testing.T) {
