@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -132,10 +133,7 @@ const receiverHost = "127.0.0.77"
 
 func newReceiver(t *testing.T, secure bool) *receiver {
 	t.Helper()
-	l, err := net.Listen("tcp4", receiverHost+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenApart(t)
 	r := &receiver{seen: make(chan *http.Request, 100)}
 	_, r.port, _ = net.SplitHostPort(l.Addr().String())
 	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { r.seen <- req }))
@@ -153,6 +151,28 @@ func newReceiver(t *testing.T, secure bool) *receiver {
 	}
 	t.Cleanup(r.Close)
 	return r
+}
+
+// listenApart listens on receiverHost at a port that nothing has on 127.0.0.1, nor will have during the test: the addresses
+// of one machine may share a port, and the relay lets nothing through to the port of its proxy.
+func listenApart(t *testing.T) net.Listener {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp4", receiverHost+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		kept, err := net.Listen("tcp4", "127.0.0.1:"+port)
+		if err == nil {
+			t.Cleanup(func() { _ = kept.Close() })
+			return l
+		}
+		_ = l.Close()
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (r *receiver) roots() *x509.CertPool {
