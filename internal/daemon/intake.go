@@ -285,6 +285,7 @@ func (in *intake) interpret(ctx context.Context, row cdc.Row, at place, ticket d
 			in.passMoved(ticket)
 			return nil, nil
 		}
+		in.noteUnproven()
 	}
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):

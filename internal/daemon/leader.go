@@ -193,7 +193,8 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, from start) erro
 	if err != nil {
 		return err
 	}
-	l.intake = &intake{moved: movedRows{db: l.d.pool, onError: l.lookingForMoved, tell: rate.Sometimes{First: 1, Interval: time.Minute}}, mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
+	l.intake = &intake{moved: movedRows{db: l.d.pool, onError: l.lookingForMoved, tell: rate.Sometimes{First: 1, Interval: time.Minute},
+		tellUnproven: rate.Sometimes{First: 1, Interval: time.Minute}}, mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
 		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, start: l.state.Position}
 	l.replayer = newReplayer(l)
 	l.intake.renew()

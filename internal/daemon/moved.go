@@ -23,6 +23,9 @@ type movedRows struct {
 	onError func(error) // nil: it works
 	tell    rate.Sometimes
 	n       int // since it was told
+
+	tellUnproven rate.Sometimes
+	unproven     int // since it was told
 }
 
 // commitWithin is how long after the time in an event's id its transaction may have committed for its record to be found.
@@ -80,5 +83,18 @@ func (in *intake) passMoved(ticket deliver.Ticket) {
 		in.log.Warn("rows moved to another partition, not sent again", "rows", in.moved.n,
 			"hint", "an UPDATE of the outbox changes nothing of what is sent; insert another event instead")
 		in.moved.n = 0
+	})
+}
+
+// noteUnproven counts a row that goes on although it names another transaction. Were it missing from the stream, neither the
+// audit nor a rescue could tell, because both go by the transaction that a row names.
+func (in *intake) noteUnproven() {
+	in.metrics.Unproven()
+	in.moved.unproven++
+	in.moved.tellUnproven.Do(func() {
+		in.log.Warn("rows name another transaction than their own; they are sent, but neither the audit nor a rescue can vouch for them",
+			"rows", in.moved.unproven,
+			"hint", "leave the column xid to its default, and out of what a publication brings from another database")
+		in.moved.unproven = 0
 	})
 }

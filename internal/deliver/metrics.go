@@ -17,6 +17,7 @@ type Metrics struct {
 	latency    prometheus.Histogram
 	undated    prometheus.Counter
 	moved      prometheus.Counter
+	unproven   prometheus.Counter
 	suppressed *prometheus.CounterVec
 	quarantine *prometheus.CounterVec
 	events     prometheus.Counter
@@ -59,6 +60,8 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 			Buckets: append([]float64{.0005}, append(fine, 60, 300, 1800, 7200, 86400)...)}),
 		moved: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_moved_rows_total",
 			Help: "Rows that an UPDATE has moved to another partition, which are not sent again."}),
+		unproven: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_unproven_rows_total",
+			Help: "Rows that name another transaction than their own: sent, but beyond the proof of the audit and of a rescue."}),
 		undated: prometheus.NewCounter(prometheus.CounterOpts{Name: "relay_commit_times_ignored_total",
 			Help: "Deliveries that are not in relay_commit_to_delivered_seconds, because their commit time lies 30 days back or in the future."}),
 		suppressed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "relay_events_suppressed_total",
@@ -84,7 +87,7 @@ func NewMetrics(reg prometheus.Registerer, tenants int) *Metrics {
 		cap: tenants, tenants: make(map[string]string),
 		combinations: make(map[combination]combination), timedEvents: make(map[string]string),
 	}
-	reg.MustRegister(m.deliveries, m.duration, m.attempts, m.retries, m.latency, m.undated, m.moved, m.suppressed, m.quarantine, m.events,
+	reg.MustRegister(m.deliveries, m.duration, m.attempts, m.retries, m.latency, m.undated, m.moved, m.unproven, m.suppressed, m.quarantine, m.events,
 		m.unmatched, m.foreign, m.batches, m.outcomes, m.disables, m.warnings, m.endpoints)
 	for _, reason := range []string{DisabledGone, DisabledFailing} {
 		m.disables.WithLabelValues(reason) // 0 from the beginning, so that its first rise is seen
@@ -192,6 +195,9 @@ func (m *Metrics) Suppressed(eventType string) { m.suppressed.WithLabelValues(ev
 
 // Moved counts a row that came again because an UPDATE has moved it to another partition.
 func (m *Metrics) Moved() { m.moved.Inc() }
+
+// Unproven counts a row that names another transaction than the one that brings it, and that was never here before.
+func (m *Metrics) Unproven() { m.unproven.Inc() }
 
 // Foreign counts a row of another table than the outbox.
 func (m *Metrics) Foreign() { m.foreign.Inc() }
