@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/cdc"
+	"github.com/outbox-relay/relay/internal/health"
 )
 
 // Window is what the stream has shown of the transactions between two markers.
@@ -77,12 +78,15 @@ type Beginner interface {
 //
 // A timeout of the role or the database does not count, the table's own does: what must be
 // read takes as long as it takes, and a query that is ended each time would never be done.
+//
+// A role that row-level security binds gets an error here: rows that it does not see would be taken for rows that are not there.
 func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 	tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
 	for _, q := range [...]string{
+		"SET LOCAL row_security = off", // whatever a policy would hide is an error
 		"LOCK TABLE " + t.Quoted() + " IN ACCESS SHARE MODE",
 		"SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'", // since 17
 		fmt.Sprintf("SET LOCAL statement_timeout = %d", t.StatementTimeout.Milliseconds()),
@@ -92,7 +96,25 @@ func (t Table) BeginReading(ctx context.Context, db Beginner) (pgx.Tx, error) {
 			return nil, err
 		}
 	}
+	if err := t.seesAll(ctx, tx); err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		return nil, err
+	}
 	return tx, nil
+}
+
+// seesAll returns an error when row-level security binds the role that reads.
+func (t Table) seesAll(ctx context.Context, tx pgx.Tx) error {
+	var hidden, owner bool
+	var role string
+	if err := tx.QueryRow(ctx, "SELECT row_security_active(c.oid), pg_has_role(c.relowner, 'USAGE'), current_user::text FROM pg_class c WHERE c.oid = $1::text::regclass",
+		t.Quoted()).Scan(&hidden, &owner, &role); err != nil {
+		return err
+	}
+	if hidden {
+		return health.NewFault(health.HiddenRows(t.Name, role, owner))
+	}
+	return nil
 }
 
 // Quoted is the name as SQL takes it.

@@ -269,6 +269,9 @@ func (l *leader) judge(ctx context.Context, w audit.Window, res audit.Result) er
 	for _, g := range res.Missing {
 		found.gaps[g.XID] = g
 	}
+	if err := l.awaitSource(ctx); err != nil {
+		return err
+	}
 	if err := l.persist(ctx, func() error { return l.deliverLate(ctx, w, &found) }); err != nil {
 		return err
 	}

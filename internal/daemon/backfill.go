@@ -34,7 +34,7 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("parse replication url: %w", err)
 	}
 	for k, v := range map[string]string{"client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC",
-		"bytea_output": "hex", "extra_float_digits": "3", "application_name": d.appName()} {
+		"bytea_output": "hex", "extra_float_digits": "3", "row_security": "off", "application_name": d.appName()} {
 		cfg.RuntimeParams[k] = v
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -50,6 +50,9 @@ func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
 func (l *leader) backfill(ctx context.Context) error {
 	l.log.Info("reading rows from before the slot", "not_shown_by", l.state.Marker)
 	for {
+		if err := l.awaitSource(ctx); err != nil {
+			return err
+		}
 		began, n, err := l.tryBackfill(ctx)
 		if err == nil {
 			l.works(health.PartBackfill)

@@ -178,6 +178,7 @@ func poolConfig(c *Settings) (*pgxpool.Config, error) {
 	cfg.HealthCheckPeriod = time.Minute
 	// An idle relay leaves the database alone.
 	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
+	cfg.ConnConfig.RuntimeParams["row_security"] = "off" // what a policy would hide is an error, not less
 	if _, ok := cfg.ConnConfig.RuntimeParams["lock_timeout"]; !ok {
 		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "15s"
 	}

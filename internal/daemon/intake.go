@@ -43,6 +43,7 @@ type intake struct {
 	log        *slog.Logger
 	refresh    func(ctx context.Context, id uuid.UUID) error
 	visible    func(ctx context.Context, xid uint32) error // waits until queries see the transaction
+	suits      func(ctx context.Context) error             // waits until rows of the outbox can become events
 
 	next atomic.Pointer[outbox.Mapper] // to be used from the next row on, after a reload
 
@@ -166,7 +167,9 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 		return nil
 	}
 	if it.Row.Relation != in.shown {
-		in.learn(it.Row.Relation)
+		if err := in.learn(ctx, it.Row.Relation); err != nil {
+			return err
+		}
 	}
 	foreign, again := in.relation == nil, false
 	if !foreign {
@@ -197,8 +200,11 @@ func (in *intake) row(ctx context.Context, it *cdc.Item) error {
 // learn finds out whether a relation that the stream shows is the outbox, by its oid or by its name: a table that was renamed stays
 // the outbox, and one that has taken its name is it. Rows of others are passed over. A publication of all tables
 // brings them, the relay's own among them: one of those that went into quarantine would bring another.
-func (in *intake) learn(r *cdc.Relation) {
-	in.shown, in.relation = r, nil
+//
+// A relation comes anew when the table has changed. If the table of now cannot be mapped, its rows wait: they would go into
+// quarantine one and all. If only the rows from before it was mended cannot, those do, and are read again from the table later.
+func (in *intake) learn(ctx context.Context, r *cdc.Relation) error {
+	in.shown, in.relation = nil, nil
 	switch name := r.Schema + "." + r.Name; {
 	case name == in.table:
 		in.relation = r
@@ -208,6 +214,13 @@ func (in *intake) learn(r *cdc.Relation) {
 		as.Schema, as.Name, _ = strings.Cut(in.table, ".")
 		in.relation = &as
 	}
+	if in.relation != nil {
+		if err := in.suits(ctx); err != nil {
+			return err
+		}
+	}
+	in.shown = r
+	return nil
 }
 
 // place is where an event stands in the stream. Rows that are read from the

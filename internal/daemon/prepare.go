@@ -62,6 +62,9 @@ func (d *Daemon) prepare(ctx context.Context, conn *cdc.Conn) (start, error) {
 	if err := findTable(ctx, d.pool, binding, state.Binding); err != nil {
 		return s, err
 	}
+	if err := d.refuseSource(ctx); err != nil {
+		return s, err
+	}
 	if high := d.timeline.Load(); id.Timeline < high {
 		return s, fmt.Errorf("%w: this relay has read timeline %d, this server is on timeline %d: "+
 			"an old primary has come back; connect to the new one", progress.ErrWrongServer, high, id.Timeline)
@@ -186,6 +189,9 @@ func (d *Daemon) firstStart(ctx context.Context, conn *cdc.Conn, binding progres
 		return start{}, err
 	}
 	if err := findTable(ctx, d.pool, binding, progress.Binding{}); err != nil {
+		return start{}, err
+	}
+	if err := d.refuseSource(ctx); err != nil {
 		return start{}, err
 	}
 	// Before anything is made: what is half made would have to be taken away again.

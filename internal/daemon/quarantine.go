@@ -81,6 +81,14 @@ func (l *leader) sendQuarantined(ctx context.Context, q quarantined, request, id
 		return "", "", err
 	}
 	event, err := mapper.Map(row)
+	if errors.As(err, &rejection) && q.raw != nil {
+		// It may be of a shape that the table had for a while, and its columns lie elsewhere by now.
+		if now, readErr := l.rowOfNow(ctx, row); readErr != nil {
+			return "", "", readErr
+		} else if now != nil {
+			event, err = mapper.Map(*now)
+		}
+	}
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):
 		l.dispatcher.Release(&deliver.Flight{}, nil, request, id)
@@ -131,4 +139,22 @@ func (l *leader) quarantinedRow(ctx context.Context, q quarantined) (cdc.Row, er
 		return cdc.Row{}, &outbox.Rejection{Reason: outbox.Reason(q.reason), Detail: "the row is not kept, and the outbox does not have it any more"}
 	}
 	return found, nil
+}
+
+// rowOfNow is a quarantined row as the outbox has it now, when the table has another shape than the row; nil when it has not, or
+// when the row cannot be told from others.
+func (l *leader) rowOfNow(ctx context.Context, row cdc.Row) (*cdc.Row, error) {
+	tx, err := l.d.auditTable().BeginReading(ctx, l.d.pool)
+	if err != nil {
+		return nil, fmt.Errorf("read quarantined row from the outbox: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	var found []cdc.Row
+	if err := outbox.ReadLike(ctx, tx, l.d.cfg().Outbox.Table, row, func(r cdc.Row) { found = append(found, r) }); err != nil {
+		return nil, err
+	}
+	if len(found) != 1 {
+		return nil, nil
+	}
+	return &found[0], nil
 }

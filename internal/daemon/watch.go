@@ -106,6 +106,7 @@ func (l *leader) watch(ctx context.Context) error {
 		if now.Sub(rightsAt) >= rightsEvery {
 			rightsAt = now
 			l.lookAtRights(ctx)
+			l.lookAtSource(ctx)
 		}
 		if now.Sub(tablesAt) >= tablesEvery {
 			tablesAt = now
