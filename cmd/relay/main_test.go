@@ -21,6 +21,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/test/output"
@@ -161,14 +162,17 @@ type stage struct {
 // newStage makes a migrated database.
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := newEmptyStage(t)
-	s.relay("migrate").exits(0)
-	return s
+	return newStageAt(t, migratetest.NewDatabase(t))
 }
 
 func newEmptyStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, url: pgtest.NewDatabase(t)}
+	return newStageAt(t, pgtest.NewDatabase(t))
+}
+
+func newStageAt(t *testing.T, url string) *stage {
+	t.Helper()
+	s := &stage{t: t, url: url}
 	var err error
 	if s.conn, err = pgx.Connect(t.Context(), s.url); err != nil {
 		t.Fatal(err)

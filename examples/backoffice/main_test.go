@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outbox-relay/relay/examples/backoffice"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
@@ -50,10 +50,7 @@ func newShopWith(t *testing.T, o backoffice.Options) *shop {
 // openDatabase makes a database with the outbox and the example's tables.
 func openDatabase(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -25,10 +25,7 @@ func TestMain(m *testing.M) { pgtest.Main(m, pgtest.NoLeaks()) }
 // open makes a database with the outbox and the table of the README.
 func open(t *testing.T) (db *pgx.Conn, url string) {
 	t.Helper()
-	url = pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url = migratetest.NewDatabase(t)
 	db, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

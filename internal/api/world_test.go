@@ -19,9 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/outbox-relay/relay/internal/deliver"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
@@ -51,10 +50,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	db, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -35,7 +36,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	return newFixtureOn(t, pgtest.NewDatabase(t))
+	return newFixtureAt(t, migratetest.NewDatabase(t))
 }
 
 // newLoneFixture has a cluster of its own: what runs elsewhere in a cluster, and ends, makes a
@@ -54,6 +55,11 @@ func newFixtureOn(t *testing.T, url string) *fixture {
 	if _, err := migrate.Up(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
+	return newFixtureAt(t, url)
+}
+
+func newFixtureAt(t *testing.T, url string) *fixture {
+	t.Helper()
 	f := &fixture{t: t, url: url, lsn: 100}
 	f.conn = f.connect()
 	f.j = NewJournal(columns, f.snapshot(), nil)

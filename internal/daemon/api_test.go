@@ -19,9 +19,8 @@ import (
 
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/deliver"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 // writeCertificate makes a certificate with a serial number of its own.
@@ -109,10 +108,7 @@ func TestServerTLS_RefusesWhatCannotBeUsed(t *testing.T) {
 // What reads the outbox takes a role's bounds away for itself. For a tenant's question they stay.
 func TestAuditTable_KeepsTheBoundOfTheAPI(t *testing.T) {
 	t.Parallel()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	cfg, err := config.Load(config.LoadOptions{Environ: []string{"RELAY_DATABASE_URL=" + url}})
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/test/output"
@@ -106,14 +107,21 @@ type rig struct {
 
 func newRig(t *testing.T, env ...string) *rig {
 	t.Helper()
-	return newRigOn(t, pgtest.NewDatabase(t), env...)
+	return newRigAt(t, migratetest.NewDatabase(t), env...)
 }
 
+// newRigOn migrates a database.
 func newRigOn(t *testing.T, url string, env ...string) *rig {
 	t.Helper()
 	if _, err := migrate.Up(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
+	return newRigAt(t, url, env...)
+}
+
+// newRigAt takes a database that has been migrated.
+func newRigAt(t *testing.T, url string, env ...string) *rig {
+	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

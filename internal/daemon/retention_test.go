@@ -13,17 +13,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outbox-relay/relay/internal/cdc"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 func TestRetention_KeepsAPartitionThatAReplayHasStillToRead(t *testing.T) {
 	t.Parallel()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -79,10 +75,7 @@ func TestRetention_KeepsAPartitionThatAReplayHasStillToRead(t *testing.T) {
 // Records go by the time of their end, one by one where a partition has others.
 func TestRetention_RecordsGoByTheTimeOfTheirEnd(t *testing.T) {
 	t.Parallel()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
@@ -209,6 +210,9 @@ func TestRecorder_OutlastsAServerThatIsAway(t *testing.T) {
 	c := pgtest.NewCluster(t)
 	url, err := c.CreateDatabase(t.Context(), "relay")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migrate.Up(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorldAt(t, url)

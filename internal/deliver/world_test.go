@@ -14,9 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/test/output"
 )
@@ -67,15 +66,13 @@ type entry struct {
 // tx is one committed transaction.
 type tx struct{ commit, end uint64 }
 
-func newWorld(t testing.TB) *world { return newWorldAt(t, pgtest.NewDatabase(t)) }
+func newWorld(t testing.TB) *world { return newWorldAt(t, migratetest.NewDatabase(t)) }
 
+// newWorldAt makes a world of a database that has been migrated.
 func newWorldAt(t testing.TB, url string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if _, err := migrate.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		t.Fatal(err)

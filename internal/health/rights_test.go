@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/outbox-relay/relay/internal/health"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -18,10 +18,7 @@ func TestMain(m *testing.M) { pgtest.Main(m, pgtest.NoLeaks()) }
 
 func mustMigrate(t *testing.T) *pgx.Conn {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

@@ -15,9 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 // noon is the time of most passes here.
@@ -44,10 +43,7 @@ func mustPool(t *testing.T, url string) *pgxpool.Pool {
 // on it.
 func mustOutbox(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(partitionContext(t), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	admin := mustPool(t, url)
 	name := pgx.Identifier{admin.Config().ConnConfig.Database}.Sanitize()
 	mustRun(t, admin, `ALTER DATABASE `+name+` SET timezone = 'Asia/Tokyo'`)

@@ -6,17 +6,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/outbox"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
 func TestQuarantine_ReadsCountsAndDiscardsRows(t *testing.T) {
 	ctx := t.Context()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(ctx, url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		t.Fatal(err)

@@ -308,12 +308,22 @@ func (c *Cluster) URL(database string) string {
 
 // CreateDatabase makes an empty database and returns its URL.
 func (c *Cluster) CreateDatabase(ctx context.Context, name string) (string, error) {
+	return c.createDatabase(ctx, name, "")
+}
+
+// CopyDatabase makes a database like another, on which no session may be, and returns its URL.
+func (c *Cluster) CopyDatabase(ctx context.Context, name, like string) (string, error) {
+	// The files are copied, and not by way of the WAL, which walsenders of other databases would have to read.
+	return c.createDatabase(ctx, name, " TEMPLATE "+pgx.Identifier{like}.Sanitize()+" STRATEGY file_copy")
+}
+
+func (c *Cluster) createDatabase(ctx context.Context, name, how string) (string, error) {
 	conn, err := pgx.Connect(ctx, c.URL("postgres"))
 	if err != nil {
 		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+how); err != nil {
 		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
 	return c.URL(name), nil

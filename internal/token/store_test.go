@@ -12,16 +12,12 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/outbox-relay/relay/internal/migrate"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 )
 
 func mustDatabase(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	db, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -57,12 +58,40 @@ func newOwnStage(t testing.TB, env ...string) *stage {
 	return s
 }
 
+// template is the database with the relay's schemas that is copied on the shared server.
+var template struct {
+	once sync.Once
+	err  error
+}
+
+// newDatabase makes a migrated database.
+func newDatabase(t testing.TB, c *pgcluster.Cluster, name string) (string, error) {
+	if c != shared.cluster {
+		url, err := c.CreateDatabase(t.Context(), name)
+		if err == nil {
+			_, err = migrate.Up(t.Context(), url)
+		}
+		return url, err
+	}
+	template.once.Do(func() {
+		ctx := context.WithoutCancel(t.Context())
+		var url string
+		if url, template.err = c.CreateDatabase(ctx, "template"); template.err == nil {
+			_, template.err = migrate.Up(ctx, url)
+		}
+	})
+	if template.err != nil {
+		return "", template.err
+	}
+	return c.CopyDatabase(t.Context(), name, "template")
+}
+
 func newStageOn(t testing.TB, c *pgcluster.Cluster, env ...string) *stage {
 	t.Helper()
 	s := &stage{t: t, cluster: c, slot: fmt.Sprintf("e2e_%d", stages.Add(1))}
 	output.Begin(t)
 	var err error
-	if s.url, err = c.CreateDatabase(t.Context(), s.slot); err != nil {
+	if s.url, err = newDatabase(t, c, s.slot); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -70,9 +99,6 @@ func newStageOn(t testing.TB, c *pgcluster.Cluster, env ...string) *stage {
 			t.Error(err)
 		}
 	})
-	if _, err := migrate.Up(t.Context(), s.url); err != nil {
-		t.Fatal(err)
-	}
 	if s.db, err = pgxpool.New(t.Context(), s.url); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,7 @@
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
-// and its tests call NewDatabase, or NewCluster when they stop the server.
+// and its tests call NewDatabase, NewCopy when each begins with the same tables, or NewCluster when they stop the server.
 package pgtest
 
 import (
@@ -75,11 +75,43 @@ func IgnoreServer() goleak.Option {
 // that are still on it.
 func NewDatabase(t testing.TB) string {
 	t.Helper()
+	return newDatabase(t, func(ctx context.Context, c *pgcluster.Cluster, name string) (string, error) {
+		return c.CreateDatabase(ctx, name)
+	})
+}
+
+// template is what NewCopy copies.
+var template struct {
+	once sync.Once
+	err  error
+}
+
+// NewCopy is NewDatabase with what prepare makes in it, such as the relay's schemas. prepare runs once a test binary, so all
+// calls give the same one.
+func NewCopy(t testing.TB, prepare func(ctx context.Context, url string) error) string {
+	t.Helper()
+	like := fmt.Sprintf("template_%d", os.Getpid())
+	return newDatabase(t, func(ctx context.Context, c *pgcluster.Cluster, name string) (string, error) {
+		template.once.Do(func() {
+			var url string
+			if url, template.err = c.CreateDatabase(ctx, like); template.err == nil {
+				template.err = prepare(ctx, url)
+			}
+		})
+		if template.err != nil {
+			return "", template.err
+		}
+		return c.CopyDatabase(ctx, name, like)
+	})
+}
+
+func newDatabase(t testing.TB, create func(ctx context.Context, c *pgcluster.Cluster, name string) (string, error)) string {
+	t.Helper()
 	c := sharedCluster(t)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	name := fmt.Sprintf("test_%d_%d", os.Getpid(), databases.Add(1))
-	url, err := c.CreateDatabase(ctx, name)
+	url, err := create(ctx, c, name)
 	if err != nil {
 		t.Fatalf("%v\nserver log:\n%s", err, c.LogTail(20))
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/outbox-relay/relay/examples/backoffice"
-	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
 )
 
@@ -91,10 +91,7 @@ func (a addresses) Handle(_ context.Context, r slog.Record) error {
 func (a addresses) Enabled(context.Context, slog.Level) bool { return true }
 
 func TestRun_ServesUntilItIsStopped(t *testing.T) {
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	log := addresses{slog.DiscardHandler, make(chan string, 1)}

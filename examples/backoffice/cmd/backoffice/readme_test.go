@@ -11,8 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outbox-relay/relay/internal/migrate"
-	"github.com/outbox-relay/relay/internal/pgcluster/pgtest"
+	"github.com/outbox-relay/relay/internal/migrate/migratetest"
 )
 
 // The README's lines are run as they stand, but for the port, and twice.
@@ -32,10 +31,7 @@ func TestREADME_LinesDoWhatTheySay(t *testing.T) {
 		t.Fatal("README.md has no block of bash")
 	}
 
-	url := pgtest.NewDatabase(t)
-	if _, err := migrate.Up(t.Context(), url); err != nil {
-		t.Fatal(err)
-	}
+	url := migratetest.NewDatabase(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	log := addresses{slog.DiscardHandler, make(chan string, 1)}
