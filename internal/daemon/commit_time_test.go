@@ -57,7 +57,7 @@ func TestRetention_KeepsADeadLetterWhoseCommitTimeIsAbsurd(t *testing.T) {
 	d.stop()
 	d = r.start() // partitions are maintained at the start
 	r.eventually("partitions are maintained", func() bool {
-		return r.number("SELECT count(*) FROM pg_class WHERE relname = 'deliveries_p20000101'") == 1 && d.log.Count("of=deliveries") > 0
+		return r.number("SELECT count(*) FROM pg_class WHERE relname = 'deliveries_p20000101'") == 1 && d.log.Count(`msg="partitions maintained" of=deliveries`) > 0
 	})
 	if n := r.number("SELECT count(*) FROM relay.deliveries WHERE status = 'DEAD'"); n != len(times)+1 {
 		t.Errorf("%d dead letters are left, want %d", n, len(times)+1)

@@ -413,6 +413,7 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			if len(report.Deferred) > 0 {
 				wait = time.Minute
 			}
+			d.log.Debug("partitions maintained", "of", name)
 		}
 		if err := kept.deleteUndated(ctx, d.pool); err != nil && ctx.Err() == nil {
 			d.log.Warn("old records of deliveries could not be deleted, will be tried again", "error", err)
