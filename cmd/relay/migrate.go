@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -32,7 +34,7 @@ func newMigrate() *cobra.Command {
 		Long: "Create or upgrade the schemas outbox and relay. It is safe to run again, by several at once, and on\n" +
 			"a database that has data. The role needs CREATE on the database and owns what it makes.\n" +
 			"Before, it looks whether the server has what a relay needs (wal_level, a free slot, rights of the roles) and\n" +
-			"prints what lacks, with the statement.",
+			"prints what lacks, with the statement. Objects of earlier migrations that are gone are made again.",
 		Example: "  relay migrate --database-url postgres://owner@localhost/app\n  relay migrate status",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -74,6 +76,9 @@ func migrateUp(cmd *cobra.Command, output string) error {
 		for _, name := range report.Applied {
 			_, _ = fmt.Fprintln(w, "applied", name)
 		}
+		for _, name := range report.Restored {
+			_, _ = fmt.Fprintln(w, "restored", name)
+		}
 		for _, name := range report.Functions {
 			_, _ = fmt.Fprintln(w, "replaced", name)
 		}
@@ -81,11 +86,15 @@ func migrateUp(cmd *cobra.Command, output string) error {
 	if err != nil {
 		return err
 	}
-	if output == formText && len(report.Applied)+len(report.Functions) == 0 {
+	if slices.ContainsFunc(report.Restored, func(name string) bool { return strings.HasPrefix(name, "table ") }) {
+		_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "warning: what was in the tables that were gone is lost: a table was restored empty, and rights that others had on it are to be granted again.\n"+
+			"  The relay puts the publication right by itself when it starts; with cdc.recovery: manual, run `relay rescue`")
+	}
+	if output == formText && len(report.Applied)+len(report.Functions)+len(report.Restored) == 0 {
 		_, _ = fmt.Fprintln(w, "nothing to do")
 	}
 	return say(cmd, output, fmt.Sprintf("schema is at version %d", report.Version), map[string]any{
-		"applied": append([]string{}, report.Applied...), "functions": append([]string{}, report.Functions...), "version": report.Version,
+		"applied": append([]string{}, report.Applied...), "functions": append([]string{}, report.Functions...), "restored": append([]string{}, report.Restored...), "version": report.Version,
 		"warnings": append([]health.Condition{}, warnings...)})
 }
 

@@ -234,10 +234,26 @@ func (l *leader) bind(ctx context.Context, have progress.Binding) error {
 		l.log.Info("identity recorded: from now on the relay refuses another database, publication or table", attrs...)
 	case was.Database == have.Database && was.Table == have.Table:
 		l.log.Info("identity recorded: the table or the database was made anew under its name", attrs...)
+		if was.DatabaseOID == have.DatabaseOID {
+			return l.noteNewTable(ctx, have.Table)
+		}
 	default:
 		l.log.Info("identity recorded: the table or the database has another name", append(attrs, "was", was.Database+" "+was.Table)...)
 	}
 	return nil
+}
+
+// noteNewTable tells that the outbox was dropped and made again. What had committed before is still in the WAL; rows that only
+// the table had are gone.
+func (l *leader) noteNewTable(ctx context.Context, table string) error {
+	detail := fmt.Sprintf("table %s was dropped and made again: rows of the old one that had come neither through the stream nor on record are lost, "+
+		"and none of it can be replayed", table)
+	l.log.Error(detail)
+	id, err := progress.NoteIncident(ctx, l.d.pool, l.state.Slot, "publication", detail)
+	if err != nil {
+		return err
+	}
+	return progress.EndIncident(ctx, l.d.pool, id, 0, 0)
 }
 
 // noteFailover tells that the slot came along to a server that was promoted.

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/daemon"
 	"github.com/outbox-relay/relay/internal/health"
+	"github.com/outbox-relay/relay/internal/migrate"
 )
 
 // ofOneTenant is a policy as applications with many tenants have it: who has set no tenant sees no row.
@@ -196,5 +198,38 @@ func TestAudit_FindsThePartitionThatWasFilledBeforeItWasAttached(t *testing.T) {
 	report, err := audit.MakeReport(t.Context(), pool, o)
 	if err != nil || report.Missing != 1 || len(rec.arrivals()) != 0 {
 		t.Errorf("the audit says %+v, %v", report, err)
+	}
+}
+
+func TestSource_AnOutboxThatWasDroppedAndMadeAgainGoesOn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, quickMarkers)
+	rec := newReceiver(t)
+	r.subscribe("acme", rec.URL, "*")
+	d := r.start()
+	r.order("acme", "o1", 1)
+	r.eventually("the row arrives", func() bool { return len(rec.arrivals()) == 1 })
+	r.audited(d)
+	for n, live := range []bool{false, true} {
+		if !live {
+			d.stop()
+		}
+		r.exec("DROP SCHEMA outbox CASCADE")
+		if live {
+			r.mustTell(d, health.Misconfigured, "`relay migrate`")
+		}
+		report, err := migrate.Up(t.Context(), r.url)
+		if err != nil || !slices.Contains(report.Restored, "table outbox.events") {
+			t.Fatalf("migrate: %+v, %v", report, err)
+		}
+		if !live {
+			d = r.launch()
+		}
+		r.eventually("the relay is ready", func() bool { return d.Status().Ready })
+		r.order("acme", "o1", 2+n)
+		r.eventually("what is written from now on arrives", func() bool { return len(rec.arrivals()) == 2+n })
+	}
+	if n := r.number("SELECT count(*) FROM relay.incidents WHERE detail LIKE 'table outbox.events was dropped and made again: rows of the old one%'"); n < 1 {
+		t.Error("no incident says what is lost")
 	}
 }

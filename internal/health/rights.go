@@ -12,7 +12,7 @@ import (
 
 // Right is an object of the database that the relay needs, and what it does with it.
 type Right struct {
-	Kind   string // schema, table, sequence or function
+	Kind   string // schema, table (or view), sequence, function or trigger
 	Schema string
 	Name   string // empty for a schema
 	Rights []string
@@ -38,8 +38,10 @@ func (r Right) String() string {
 var (
 	written = []string{"accounted", "bodies", "changes", "deliveries", "discarded", "failing", "idempotency", "incidents", "parked", "progress", "quarantine",
 		"replays", "requests", "sequences", "settled", "subscriptions", "tokens"}
-	readOnly  = []string{"cursor_key", "schema_functions", "schema_version"}
+	readOnly  = []string{"cursor_key", "rejected", "schema_functions", "schema_version"}
 	functions = []string{"advance", "mark", "refuse", "timeline"}
+	// triggers tell a running relay what was changed; without one it would not know.
+	triggers = []string{"note_subscription", "replay_asked", "request_made", "rules_changed", "subscription_changed"}
 )
 
 // Rights is what a running relay needs in the database, docs/operations.md has the GRANTs. table is the outbox,
@@ -55,6 +57,9 @@ func Rights(table string) []Right {
 	list = append(list, Right{"sequence", "relay", "epochs", []string{"USAGE"}})
 	for _, name := range functions {
 		list = append(list, Right{"function", "relay", name, []string{"EXECUTE"}})
+	}
+	for _, name := range triggers {
+		list = append(list, Right{"trigger", "relay", name, nil})
 	}
 	if schema, name, ok := strings.Cut(table, "."); ok {
 		list = append(list, Right{"schema", schema, "", []string{"USAGE"}}, Right{"table", schema, name, []string{"SELECT"}})

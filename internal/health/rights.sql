@@ -11,7 +11,9 @@ WITH wanted AS (
                           WHERE p.pronamespace = s.oid AND p.proname = w.name AND w.kind = 'function') f ON true
 ), lacking AS (
     SELECT kind, nsp, name, n,
-           CASE kind WHEN 'schema' THEN nspoid IS NULL WHEN 'function' THEN functions IS NULL ELSE class IS NULL END AS missing,
+           CASE kind WHEN 'trigger' THEN NOT EXISTS (SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                                                      WHERE c.relnamespace = nspoid AND t.tgname = name)
+                     WHEN 'schema' THEN nspoid IS NULL WHEN 'function' THEN functions IS NULL ELSE class IS NULL END AS missing,
            ARRAY(SELECT r FROM unnest(string_to_array(rights, ',')) r
                   WHERE NOT coalesce(CASE kind
                         WHEN 'schema' THEN has_schema_privilege(nspoid, r)

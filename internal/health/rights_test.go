@@ -31,7 +31,8 @@ func mustMigrate(t *testing.T) *pgx.Conn {
 func TestRights_AreThoseOfTheSchemaAndOfTheDocs(t *testing.T) {
 	conn := mustMigrate(t)
 	rows, err := conn.Query(t.Context(), `
-SELECT 'table', relname FROM pg_class WHERE relnamespace = 'relay'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+SELECT 'table', relname FROM pg_class WHERE relnamespace = 'relay'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
+UNION ALL SELECT 'trigger', tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE relnamespace = 'relay'::regnamespace AND NOT tgisinternal
 UNION ALL SELECT 'sequence', relname FROM pg_class c WHERE relnamespace = 'relay'::regnamespace AND relkind = 'S'
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass)
 UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'relay'::regnamespace AND prorettype <> 'trigger'::regtype
@@ -135,6 +136,10 @@ func TestCheckRights_NamesWhatIsMissingAndTheGrants(t *testing.T) {
 	exec("DROP TABLE relay.incidents; DROP FUNCTION relay.timeline CASCADE; ALTER TABLE outbox.events RENAME TO away")
 	if c, ok := check(); ok || !strings.Contains(c.Sentence, "table relay.incidents, function relay.timeline, table outbox.events are missing") ||
 		!strings.Contains(c.Remedy, "`relay migrate`") || !strings.Contains(c.Remedy, "outbox.table") {
+		t.Errorf("missing: %+v", c)
+	}
+	exec("DROP TRIGGER subscription_changed ON relay.subscriptions")
+	if c, ok := check(); ok || !strings.Contains(c.Sentence, "trigger relay.subscription_changed") {
 		t.Errorf("missing: %+v", c)
 	}
 	exec("DROP SCHEMA relay CASCADE")

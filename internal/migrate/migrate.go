@@ -48,7 +48,10 @@ func (m Migration) Pending() bool { return m.AppliedAt.IsZero() }
 type Report struct {
 	Applied   []string // migrations, in order; empty when all were applied before
 	Functions []string // files of functions that were new or had changed
-	Version   int64    // version of the schema now
+	// Restored names objects of earlier migrations that were gone, or not as a migration made them, and were made again. A
+	// table among them is empty.
+	Restored []string
+	Version  int64 // version of the schema now
 }
 
 // Up applies what is pending at the database of url. It waits, as long as ctx allows, while another instance does the
@@ -72,6 +75,11 @@ func Up(ctx context.Context, url string) (Report, error) {
 	var report Report
 	if report.Applied, report.Version, err = applyMigrations(ctx, config); err != nil {
 		return report, err
+	}
+	if len(report.Applied) < len(known.migrations) { // else all is new
+		if report.Restored, err = restore(ctx, tx); err != nil {
+			return report, err
+		}
 	}
 	if report.Functions, err = replaceFunctions(ctx, tx); err != nil {
 		return report, err

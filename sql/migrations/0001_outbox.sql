@@ -1,13 +1,25 @@
 -- The outbox: the table that writers insert into, in the transaction that changes their own tables.
 
+-- The schema relay may have been dropped alone, and the versions with it: what is in the schema outbox stays.
+
 -- +goose Up
 CREATE SCHEMA IF NOT EXISTS outbox;
+
+-- +goose StatementBegin
+DO $$ BEGIN
+    IF to_regclass('outbox.events') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attrdef
+            WHERE adrelid = to_regclass('outbox.events') AND pg_get_expr(adbin, adrelid) = 'outbox.uuid_v7()') THEN
+        RAISE duplicate_table USING MESSAGE = 'relation "events" already exists, and is not what this migration makes',
+            HINT = 'Rename it: ALTER TABLE outbox.events RENAME TO my_events.';
+    END IF;
+END $$;
+-- +goose StatementEnd
 
 -- A UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 12 bits of the rest of the millisecond, so that ids
 -- sort by the time they were made also within a millisecond, then 62 random bits. One expression, so that PostgreSQL
 -- inlines it; built-in functions only, so that it is the same on every major. It is parsed here, once, and does not
 -- depend on the caller's search_path.
-CREATE FUNCTION outbox.uuid_v7() RETURNS uuid
+CREATE OR REPLACE FUNCTION outbox.uuid_v7() RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN (overlay(lpad(to_hex((extract(epoch FROM clock_timestamp()) * 4096000)::bigint), 15, '0')
                     PLACING '7' FROM 13 FOR 0)
@@ -27,7 +39,7 @@ GRANT EXECUTE ON FUNCTION outbox.uuid_v7() TO PUBLIC;
 --
 -- xid is the id of the transaction that wrote the row. It says which rows a snapshot shows, which is how a lost slot
 -- is recovered without a gap. It is a column because xmin does not survive freezing and is only half as wide.
-CREATE TABLE outbox.events (
+CREATE TABLE IF NOT EXISTS outbox.events (
     id             uuid        NOT NULL DEFAULT outbox.uuid_v7(),
     tenant_id      text        NOT NULL,
     aggregate_type text        NOT NULL,
@@ -40,7 +52,7 @@ CREATE TABLE outbox.events (
 ) PARTITION BY RANGE (created_at);
 
 -- Takes what no other partition takes, so that an insert never fails because the relay was away and made none.
-CREATE TABLE outbox.events_default PARTITION OF outbox.events DEFAULT;
+CREATE TABLE IF NOT EXISTS outbox.events_default PARTITION OF outbox.events DEFAULT;
 
 COMMENT ON SCHEMA outbox IS 'Transactional outbox: writers insert, the relay delivers.';
 COMMENT ON TABLE outbox.events IS 'Events to deliver. Insert in the transaction that changes your own tables.';

@@ -5,7 +5,7 @@
 -- Finds the rows of the latest transactions without reading the partitions through. Rows come nearly in the order of
 -- their transactions, so a block range index does, and costs a writer next to nothing (docs/decisions/0007). There is no
 -- operator class of this kind for xid8, hence the cast.
-CREATE INDEX events_xid ON outbox.events USING brin (((xid::text)::bigint)) WITH (pages_per_range = 128, autosummarize = on);
+CREATE INDEX IF NOT EXISTS events_xid ON outbox.events USING brin (((xid::text)::bigint)) WITH (pages_per_range = 128, autosummarize = on);
 
 --   marker      snapshot all of whose rows are known to have come through the stream and to be recorded
 --   marker_lsn  commit LSN of the transaction that carried it through the stream
