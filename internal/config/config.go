@@ -70,6 +70,7 @@ type Outbox struct {
 	PartitionInterval time.Duration // time that one partition covers
 	PartitionsAhead   int           // partitions that exist before they are needed
 	MaxPayload        Size          // a larger payload is quarantined
+	QuarantineShare   float64       // of the latest rows; when more are quarantined, the relay is degraded
 }
 
 // Identifier returns the table as a name that can be quoted.

@@ -71,6 +71,8 @@ var settings = []setting{
 		integer(1, 100), func(c *Config) *int { return &c.Outbox.PartitionsAhead }),
 	one("outbox.max_payload", "10MiB", "A row with a larger payload is quarantined.",
 		size(KiB, GiB), func(c *Config) *Size { return &c.Outbox.MaxPayload }),
+	one("outbox.quarantine_share", "0.1", "When more than this share of the rows of five minutes is quarantined, the relay is degraded; 1 for never.",
+		share(), func(c *Config) *float64 { return &c.Outbox.QuarantineShare }),
 
 	paths(many("catalog.files", "", "Files with more event types.", 1000,
 		filePath(), func(c *Config) *[]string { return &c.Catalog.Files })),

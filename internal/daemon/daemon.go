@@ -400,12 +400,21 @@ func (d *Daemon) maintain(ctx context.Context) error {
 			wait = 200 * time.Millisecond // the leader's work
 			continue
 		}
+		var trouble health.Condition
 		for name, p := range map[string]*outbox.Partitions{"outbox": events, "deliveries": records} {
 			report, err := p.Maintain(ctx, time.Now())
 			if err != nil && ctx.Err() == nil {
 				d.log.Warn("partitions could not be maintained, will be tried again", "of", name, "error", err)
+				if c := d.partitionTrouble(name, err); c.Sentence != "" {
+					trouble = worse(trouble, c)
+				}
 				wait = time.Minute
 				continue
+			}
+			if report.Keeper != "" {
+				trouble = worse(trouble, health.Condition{State: health.Streaming,
+					Sentence: report.Keeper + " looks after the partitions of " + c.Outbox.Table + ": the relay makes none and drops none",
+					Remedy:   "keep them for longer than a replay or a rescue reaches back (outbox.retention): what " + report.Keeper + " drops is not looked at before"})
 			}
 			if len(report.Made)+len(report.Dropped) > 0 {
 				d.log.Info("partitions", "of", name, "made", report.Made, "dropped", report.Dropped, "rows_moved", report.Moved)
@@ -414,6 +423,11 @@ func (d *Daemon) maintain(ctx context.Context) error {
 				wait = time.Minute
 			}
 			d.log.Debug("partitions maintained", "of", name)
+		}
+		if trouble.Sentence != "" {
+			d.board.Raise(health.PartPartitions, trouble)
+		} else if ctx.Err() == nil {
+			d.board.Clear(health.PartPartitions)
 		}
 		if err := kept.deleteUndated(ctx, d.pool); err != nil && ctx.Err() == nil {
 			d.log.Warn("old records of deliveries could not be deleted, will be tried again", "error", err)

@@ -66,6 +66,7 @@ type intake struct {
 	writer  uint32    // its id
 	other   bool      // its row at hand names another transaction
 	moved   movedRows
+	share   *outbox.Share // of rows that go into quarantine; nil where nobody counts
 }
 
 // feed brings what one connection reads.
@@ -299,6 +300,13 @@ func (in *intake) interpret(ctx context.Context, row cdc.Row, at place, ticket d
 			return nil, nil
 		}
 		in.noteUnproven()
+	}
+	if in.share != nil {
+		why := outbox.Reason("")
+		if errors.As(err, &rejection) {
+			why = rejection.Reason
+		}
+		in.share.Note(time.Now(), why)
 	}
 	switch {
 	case errors.Is(err, outbox.ErrSuppressed):

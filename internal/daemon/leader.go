@@ -195,7 +195,7 @@ func (l *leader) setUp(ctx context.Context, stream *cdc.Stream, from start) erro
 	}
 	l.intake = &intake{moved: movedRows{db: l.d.pool, onError: l.lookingForMoved, tell: rate.Sometimes{First: 1, Interval: time.Minute},
 		tellUnproven: rate.Sometimes{First: 1, Interval: time.Minute}}, mapper: mapper, dir: l.dir, dispatcher: l.dispatcher, recorder: l.recorder,
-		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, suits: l.awaitSource, start: l.state.Position}
+		watermark: l.watermark, journal: l.journal, metrics: l.d.metrics, log: l.log, refresh: l.refresh, visible: l.awaitVisible, suits: l.awaitSource, share: &outbox.Share{}, start: l.state.Position}
 	l.replayer = newReplayer(l)
 	l.intake.renew()
 	if err := l.lookAtOutbox(ctx); err != nil {

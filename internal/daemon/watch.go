@@ -103,6 +103,7 @@ func (l *leader) watch(ctx context.Context) error {
 		now := time.Now()
 		l.noteMovement(now)
 		l.lookAtRecording()
+		l.lookAtQuarantine(now)
 		if now.Sub(rightsAt) >= rightsEvery {
 			rightsAt = now
 			l.lookAtRights(ctx)
@@ -167,6 +168,19 @@ func (l *leader) lookAtTables(ctx context.Context) {
 	l.works(health.PartBacklog)
 	l.d.gauges.quarantined.Set(quarantined)
 	l.d.gauges.parked.Set(float64(l.dispatcher.Parked()))
+}
+
+// lookAtQuarantine notices that more rows than now and then go into quarantine: then a writer, the catalog or the mapping is wrong.
+func (l *leader) lookAtQuarantine(now time.Time) {
+	share := l.d.cfg().Outbox.QuarantineShare
+	most, above := l.intake.share.Above(now, share)
+	if !above {
+		l.d.board.Clear(health.PartQuarantine)
+		return
+	}
+	l.d.board.Raise(health.PartQuarantine, health.Condition{State: health.Degraded,
+		Sentence: fmt.Sprintf("more than %g %% of the rows of the last five minutes (outbox.quarantine_share) went to quarantine, most of them because of %s", 100*share, most),
+		Remedy:   "`relay quarantine list` tells why: mend the writer or the catalog, then run `relay quarantine retry --all`"})
 }
 
 // noteMovement remembers when the recorded position last moved, or nothing

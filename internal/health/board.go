@@ -29,6 +29,7 @@ const (
 	PartPublication = "publication" // looking at it, and repairing it
 	PartSource      = "source"      // shape and rights of the outbox table
 	PartQuarantine  = "quarantine"  // rows that became no events
+	PartPartitions  = "partitions"  // making them ahead, and dropping those that are old
 	PartSettings    = "settings"    // the configuration and its files
 )
 

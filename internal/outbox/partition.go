@@ -47,6 +47,8 @@ type PartitionOptions struct {
 type PartitionReport struct {
 	// Foreign: the table is not partitioned by range of one timestamptz column, and was left alone.
 	Foreign bool
+	// Keeper is the extension that looks after the partitions of the table, which is Foreign then; empty for none.
+	Keeper string
 	// Busy: another instance was at it, so the pass ended.
 	Busy bool
 	// Made, and the rows that were moved there out of the default partition.
@@ -117,6 +119,10 @@ func (p *Partitions) maintain(ctx context.Context, now time.Time, report *Partit
 			report.Foreign = err == nil
 			return err
 		}
+		if report.Keeper, err = keeperOf(ctx, tx, p.opts.Table); err != nil || report.Keeper != "" {
+			report.Foreign = err == nil
+			return err
+		}
 		columns, err = readColumns(ctx, tx, table)
 		if err != nil {
 			return err
@@ -149,6 +155,27 @@ func (p *Partitions) maintain(ctx context.Context, now time.Time, report *Partit
 		}
 	}
 	return errors.Join(append(errs, p.retain(ctx, now, report))...)
+}
+
+// keeperOf returns pg_partman when its configuration names the table: it makes partitions, and drops them, by its own rules, and
+// its names are like ours.
+func keeperOf(ctx context.Context, tx pgx.Tx, table string) (string, error) {
+	var config string
+	err := tx.QueryRow(ctx, `
+		SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'parent_table'
+		WHERE c.relname = 'part_config' AND c.relkind = 'r' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') LIMIT 1`).Scan(&config)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	var kept bool
+	if err == nil {
+		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+config+` WHERE parent_table = $1)`, table).Scan(&kept)
+	}
+	if err != nil || !kept {
+		return "", err
+	}
+	return "pg_partman", nil
 }
 
 // step runs do in a transaction under the advisory lock.
