@@ -37,7 +37,7 @@ func (r *rig) own(role string) {
 	r.exec(`DO $$ DECLARE o record; BEGIN
 		EXECUTE format('GRANT CREATE ON DATABASE %I TO ` + role + `', current_database());
 		EXECUTE 'ALTER SCHEMA relay OWNER TO ` + role + `'; EXECUTE 'ALTER SCHEMA outbox OWNER TO ` + role + `';
-		FOR o IN SELECT c.oid::regclass AS name FROM pg_class c WHERE c.relnamespace::regnamespace::text IN ('relay', 'outbox') AND c.relkind IN ('r', 'p') LOOP
+		FOR o IN SELECT c.oid::regclass AS name FROM pg_class c WHERE c.relnamespace::regnamespace::text IN ('relay', 'outbox') AND c.relkind IN ('r', 'p', 'v') LOOP
 			EXECUTE format('ALTER TABLE %s OWNER TO ` + role + `', o.name); END LOOP;
 		FOR o IN SELECT c.oid::regclass AS name FROM pg_class c LEFT JOIN pg_depend d ON d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass
 			WHERE c.relnamespace::regnamespace::text IN ('relay', 'outbox') AND c.relkind = 'S' AND d.objid IS NULL LOOP
