@@ -1,12 +1,13 @@
 #!/bin/sh
 # Makes sure of what the tests need besides Go and PostgreSQL: a C compiler (the race detector), curl and openssl (the
-# README's lines), and node with the published Standard Webhooks verifier (it checks our signatures) and the tools that
-# check our OpenAPI document. Installs packages when it may, else says what to type and exits 1. With the argument `compiler` it makes sure of that alone, and writes
-# nothing into this tree, so that several may run at once.
+# README's lines), and node with the published Standard Webhooks verifier (it checks our signatures), the tools that
+# check our OpenAPI document, and PgBouncer. Installs packages when it may, else says what to type and exits 1. With the
+# argument `compiler` it makes sure of that alone, and writes nothing into this tree, so that several may run at once.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
 
+PATH="$PATH:/usr/sbin:/usr/local/sbin" # where some of them are
 missing=
 need() { # need PROGRAM APT DNF APK BREW
     command -v "$1" >/dev/null 2>&1 && return
@@ -34,6 +35,7 @@ if [ "${1:-}" != compiler ]; then
     need curl curl curl curl curl
     need node nodejs nodejs nodejs node
     need npm npm nodejs-npm npm node
+    need pgbouncer pgbouncer pgbouncer pgbouncer pgbouncer
 fi
 if [ -n "$missing" ]; then
     # Word splitting is meant: these are package names.

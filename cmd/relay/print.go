@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/outbox-relay/relay/internal/config"
+	"github.com/outbox-relay/relay/internal/postgres"
 )
 
 // Output forms.
@@ -123,15 +124,9 @@ func withDatabase(cmd *cobra.Command, f func(ctx context.Context, cfg *config.Co
 
 // openDatabase makes a pool that connects when it is first used.
 func openDatabase(cmd *cobra.Command, cfg *config.Config) (*pgxpool.Pool, error) {
-	pc, err := pgxpool.ParseConfig(cfg.Database.URL)
+	db, err := postgres.Open(cmd.Context(), cfg.Database.URL, postgres.Options{Application: "relay " + cmd.Name(), Connections: 2})
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %s", config.Redact(err.Error()))
-	}
-	pc.ConnConfig.RuntimeParams["application_name"] = "relay " + cmd.Name()
-	pc.MaxConns = 2
-	db, err := pgxpool.NewWithConfig(cmd.Context(), pc)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
 	}
 	return db, nil
 }

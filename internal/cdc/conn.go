@@ -10,23 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/health"
+	"github.com/outbox-relay/relay/internal/postgres"
 )
-
-// sessionSettings are startup parameters of the replication session. The
-// walsender prints values with its own settings, and a role or database may
-// change them; a startup parameter wins over both.
-var sessionSettings = map[string]string{
-	"replication":                         "database",
-	"client_encoding":                     "UTF8",
-	"DateStyle":                           "ISO, YMD",
-	"TimeZone":                            "UTC",
-	"IntervalStyle":                       "postgres",
-	"extra_float_digits":                  "3",
-	"bytea_output":                        "hex",
-	"statement_timeout":                   "0",
-	"lock_timeout":                        "0",
-	"idle_in_transaction_session_timeout": "0",
-}
 
 // Identity names a server and its history.
 type Identity struct {
@@ -48,22 +33,7 @@ type Conn struct {
 // an ordinary connection string and must lead to PostgreSQL itself: a pooler
 // refuses replication.
 func Connect(ctx context.Context, url, applicationName string) (*Conn, error) {
-	cfg, err := pgconn.ParseConfig(url)
-	if err != nil {
-		return nil, health.During(health.ConnectReplication, fmt.Errorf("parse replication url: %w", err))
-	}
-	for k, v := range sessionSettings {
-		cfg.RuntimeParams[k] = v
-	}
-	cfg.RuntimeParams["application_name"] = applicationName
-	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = 10 * time.Second
-	}
-	// After a failover a list of hosts must lead to the new primary.
-	if cfg.ValidateConnect == nil && len(cfg.Fallbacks) > 0 {
-		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
-	}
-	pg, err := pgconn.ConnectConfig(ctx, cfg)
+	pg, err := postgres.Replicate(ctx, url, postgres.Options{Application: applicationName})
 	if err != nil {
 		return nil, health.During(health.ConnectReplication, fmt.Errorf("connect for replication: %w", err))
 	}

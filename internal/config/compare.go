@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/outbox-relay/relay/internal/postgres"
 )
 
 // relation is a rule between two settings, told at the one that was set by hand.
@@ -96,7 +96,7 @@ func (l *loader) pairs() {
 
 // inTheClear tells whether a connection leaves this machine and never speaks TLS.
 func inTheClear(url string) bool {
-	c, err := pgx.ParseConfig(url)
+	c, err := postgres.ParseConfig(url)
 	if err != nil || c.TLSConfig != nil {
 		return false
 	}

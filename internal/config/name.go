@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/outbox-relay/relay/internal/egress"
+	"github.com/outbox-relay/relay/internal/postgres"
 )
 
 // longestName is NAMEDATALEN - 1 of PostgreSQL, in bytes.
@@ -249,9 +250,12 @@ func connString() kind[string] {
 			// pgx would take such a URL for key=value pairs, and accept some.
 			return &mismatch{got: "a URL of another scheme", nearest: "postgres://"}
 		}
-		cfg, err := pgx.ParseConfig(s)
+		cfg, err := postgres.ParseConfig(s)
 		if err != nil {
 			return &mismatch{got: connFault(err)}
+		}
+		if unknown, use := postgres.Check(s); unknown != "" {
+			return &mismatch{got: postgres.Describe(unknown, use)}
 		}
 		if isURL && (!plainHosts(cfg) || secondAt(s)) {
 			return &mismatch{got: "an @ or another special character where the host or the database is; in a password, @ is written %40, : %3A, / %2F, # %23, ? %3F and % %25"}

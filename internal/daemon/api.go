@@ -19,6 +19,7 @@ import (
 	"github.com/outbox-relay/relay/internal/egress"
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
@@ -27,22 +28,10 @@ import (
 // newAPIPool returns the pool of the tenants' API, apart from the relay's own: however many call, recording has its
 // connections, and no statement of theirs runs for long.
 func newAPIPool(c *Settings, connections int) (*pgxpool.Pool, error) {
-	cfg, err := poolConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	cfg.MaxConns = int32(connections) // #nosec G115 -- validated
-	p := cfg.ConnConfig.RuntimeParams
-	p["application_name"] = "relay-api"
-	p["statement_timeout"] = apiStatement.String()
-	p["idle_in_transaction_session_timeout"] = "30s"
-	p["lock_timeout"] = "5s"
-	p["plan_cache_mode"] = "force_custom_plan" // a plan for all tenants is a bad one for most
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database pool of the API: %w", err)
-	}
-	return pool, nil
+	return openPool(c, postgres.Options{Application: "relay-api", Connections: connections, Settings: map[string]string{
+		"statement_timeout": apiStatement.String(), "idle_in_transaction_session_timeout": "30s", "lock_timeout": "5s",
+		"plan_cache_mode": "force_custom_plan", // a plan for all tenants is a bad one for most
+	}})
 }
 
 // apiStatement bounds each statement of the API.

@@ -18,6 +18,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -29,15 +30,8 @@ const firstBackfillIndex = math.MinInt32
 // direct opens an ordinary connection on the way of the stream, past any pooler,
 // with settings under which values print as they do in the stream.
 func (d *Daemon) direct(ctx context.Context) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(d.cfg().Database.ReplicationURL)
-	if err != nil {
-		return nil, fmt.Errorf("parse replication url: %w", err)
-	}
-	for k, v := range map[string]string{"client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC",
-		"bytea_output": "hex", "extra_float_digits": "3", "row_security": "off", "application_name": d.appName()} {
-		cfg.RuntimeParams[k] = v
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := postgres.Connect(ctx, d.cfg().Database.ReplicationURL, postgres.Options{Application: d.appName(), Direct: true,
+		Settings: map[string]string{"TimeZone": "UTC"}})
 	if err != nil {
 		return nil, health.During(health.Direct, fmt.Errorf("connect: %w", err))
 	}

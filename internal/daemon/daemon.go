@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +30,7 @@ import (
 	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/ops"
 	"github.com/outbox-relay/relay/internal/outbox"
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/internal/secret"
 )
 
@@ -156,34 +156,16 @@ func (d *Daemon) closePools() {
 }
 
 func newPool(c *Settings) (*pgxpool.Pool, error) {
-	cfg, err := poolConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database pool: %w", err)
-	}
-	return pool, nil
+	return openPool(c, postgres.Options{Application: "relay", Connections: c.Database.MaxConnections,
+		Defaults: map[string]string{"lock_timeout": "15s"}})
 }
 
-func poolConfig(c *Settings) (*pgxpool.Config, error) {
-	cfg, err := pgxpool.ParseConfig(c.Database.URL)
+func openPool(c *Settings, o postgres.Options) (*pgxpool.Pool, error) {
+	pool, err := postgres.Open(context.Background(), c.Database.URL, o)
 	if err != nil {
 		return nil, fmt.Errorf("database.url: %w", errors.New(config.Redact(err.Error())))
 	}
-	cfg.MaxConns = int32(c.Database.MaxConnections) // #nosec G115 -- validated
-	cfg.MinConns = 0
-	cfg.MaxConnIdleTime = 5 * time.Minute
-	cfg.HealthCheckPeriod = time.Minute
-	// An idle relay leaves the database alone.
-	cfg.ConnConfig.RuntimeParams["application_name"] = "relay"
-	cfg.ConnConfig.RuntimeParams["row_security"] = "off" // what a policy would hide is an error, not less
-	if _, ok := cfg.ConnConfig.RuntimeParams["lock_timeout"]; !ok {
-		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "15s"
-	}
-	cfg.ConnConfig.ConnectTimeout = 10 * time.Second
-	return cfg, nil
+	return pool, nil
 }
 
 func (d *Daemon) cfg() *Settings { return d.settings.Load() }
@@ -251,7 +233,7 @@ func ownAddresses(c *Settings) []string {
 		if conn == "" {
 			continue
 		}
-		cfg, err := pgx.ParseConfig(conn)
+		cfg, err := postgres.ParseConfig(conn)
 		if err != nil {
 			continue // the connection will tell; nothing is sent without it
 		}

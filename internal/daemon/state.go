@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/outbox-relay/relay/internal/cdc"
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/health"
 	"github.com/outbox-relay/relay/internal/migrate"
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/internal/progress"
 )
 
@@ -99,10 +98,10 @@ func (d *Daemon) ready() error {
 // Facts are the names that go into sentences and statements.
 func Facts(c *Settings) health.Facts {
 	f := health.Facts{Table: c.Outbox.Table, Slot: c.CDC.Slot, Publication: c.CDC.Publication}
-	if cfg, err := pgx.ParseConfig(c.Database.URL); err == nil {
+	if cfg, err := postgres.ParseConfig(c.Database.URL); err == nil {
 		f.Role, f.Database = cfg.User, cfg.Database
 	}
-	if cfg, err := pgx.ParseConfig(c.Database.ReplicationURL); err == nil {
+	if cfg, err := postgres.ParseConfig(c.Database.ReplicationURL); err == nil {
 		f.ReplicationRole = cfg.User
 	}
 	return f

@@ -24,6 +24,7 @@ import (
 	"github.com/outbox-relay/relay/internal/deliver"
 	"github.com/outbox-relay/relay/internal/migrate"
 	"github.com/outbox-relay/relay/internal/pgcluster"
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/internal/secret"
 	"github.com/outbox-relay/relay/internal/signature"
 	"github.com/outbox-relay/relay/internal/token"
@@ -79,7 +80,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if _, err := migrate.Up(ctx, url); err != nil {
 		return err
 	}
-	pool, err := pgxpool.New(ctx, url)
+	pool, err := postgres.Open(ctx, url, postgres.Options{Application: "relay dev"})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
+	"github.com/outbox-relay/relay/internal/postgres"
 	"github.com/outbox-relay/relay/sql"
 )
 
@@ -57,7 +58,7 @@ type Report struct {
 // Up applies what is pending at the database of url. It waits, as long as ctx allows, while another instance does the
 // same. When a migration fails, those before it stay applied, and the Report names them.
 func Up(ctx context.Context, url string) (Report, error) {
-	config, err := parse(url)
+	config, err := configure(ctx, url)
 	if err != nil {
 		return Report{}, err
 	}
@@ -90,15 +91,14 @@ func Up(ctx context.Context, url string) (Report, error) {
 	return report, nil
 }
 
-func parse(url string) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(url)
+func configure(ctx context.Context, url string) (*pgx.ConnConfig, error) {
+	// goose stores its times without a zone.
+	config, err := postgres.Configure(ctx, url, postgres.Options{Application: "relay migrate", Settings: map[string]string{"TimeZone": "UTC"}})
 	if err != nil {
-		return nil, fmt.Errorf("parse database URL: %w", err)
+		return nil, fmt.Errorf("connect for migration: %w", err)
 	}
 	// Statements that live longer than a transaction do not pass every pooler.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	// goose stores its times without a zone.
-	config.RuntimeParams["timezone"] = "UTC"
 	return config, nil
 }
 
@@ -193,7 +193,7 @@ func applyMigrations(ctx context.Context, config *pgx.ConnConfig) (applied []str
 
 // Status lists every step that this binary knows, applied or pending, migrations first and each kind in order.
 func Status(ctx context.Context, url string) ([]Migration, error) {
-	config, err := parse(url)
+	config, err := configure(ctx, url)
 	if err != nil {
 		return nil, err
 	}

@@ -111,6 +111,7 @@ func TestImports_FollowTheData(t *testing.T) {
 				local, ours := strings.CutPrefix(imported, module+"/")
 				if !ours || inside(local, rule.from) ||
 					local == "internal/faultpoint" || // nothing, in a normal build
+					local == "internal/postgres" || // a connection is nobody's
 					local == "internal/health" { // names of states, and what SQLSTATEs mean: below everything
 					continue
 				}
@@ -138,3 +139,31 @@ func TestPackages_AreWiredInOnePlace(t *testing.T) {
 }
 
 func inside(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
+
+// One package makes the configurations of connections: what it pins holds for every session.
+func TestConnections_AreOpenedInOnePlace(t *testing.T) {
+	opens := regexp.MustCompile(`\b(pgx|pgconn|pgxpool)\.(Connect|New|ParseConfig)\(`)
+	files := 0
+	err := fs.WalkDir(os.DirFS(root), ".", func(p string, d fs.DirEntry, err error) error {
+		ours := strings.HasPrefix(p, "internal/") || strings.HasPrefix(p, "cmd/")
+		if err != nil || !ours || strings.HasSuffix(p, "_test.go") || !strings.HasSuffix(p, ".go") ||
+			strings.HasPrefix(p, "internal/postgres/") || strings.HasPrefix(p, "internal/pgcluster/") {
+			return err
+		}
+		files++
+		text, err := os.ReadFile(filepath.Join(root, p))
+		if err != nil {
+			return err
+		}
+		if call := opens.FindString(string(text)); call != "" {
+			t.Errorf("%s calls %s...); internal/postgres does that", p, call)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 100 {
+		t.Fatalf("only %d files were looked at", files)
+	}
+}

@@ -1,0 +1,2 @@
+// Package postgres opens the relay's connections, with settings that no role, database or pooler changes.
+package postgres
