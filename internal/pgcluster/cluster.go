@@ -317,6 +317,11 @@ func (c *Cluster) CopyDatabase(ctx context.Context, name, like string) (string, 
 	return c.createDatabase(ctx, name, " TEMPLATE "+pgx.Identifier{like}.Sanitize()+" STRATEGY file_copy")
 }
 
+// CreateDatabaseIn makes an empty database of an encoding and returns its URL.
+func (c *Cluster) CreateDatabaseIn(ctx context.Context, name, encoding string) (string, error) {
+	return c.createDatabase(ctx, name, " TEMPLATE template0 LOCALE 'C' ENCODING '"+encoding+"'")
+}
+
 func (c *Cluster) createDatabase(ctx context.Context, name, how string) (string, error) {
 	conn, err := pgx.Connect(ctx, c.URL("postgres"))
 	if err != nil {

@@ -65,6 +65,7 @@ type behaviour struct {
 	first  int // status for the first attempt of an event, when it is another
 	delay  time.Duration
 	until  chan struct{} // ends answerHang
+	body   string        // of the answer
 }
 
 // receiver is an HTTP server that verifies, records and answers.
@@ -147,6 +148,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	w.WriteHeader(b.status)
+	_, _ = io.WriteString(w, b.body)
 	r.mu.Lock()
 	r.finished[name]++
 	r.mu.Unlock()

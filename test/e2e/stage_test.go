@@ -37,7 +37,13 @@ type stage struct {
 // newStage makes a stage on the shared server, which must keep running.
 func newStage(t testing.TB, env ...string) *stage {
 	t.Helper()
-	s := newStageOn(t, sharedCluster(t), env...)
+	return newStageIn(t, "", env...)
+}
+
+// newStageIn is newStage with a database of an encoding.
+func newStageIn(t testing.TB, encoding string, env ...string) *stage {
+	t.Helper()
+	s := newStageWith(t, sharedCluster(t), encoding, env...)
 	// Other tests go on there: nothing must hold its WAL.
 	t.Cleanup(func() {
 		eventually(t, "the slot is dropped", func() bool {
@@ -64,10 +70,14 @@ var template struct {
 	err  error
 }
 
-// newDatabase makes a migrated database.
-func newDatabase(t testing.TB, c *pgcluster.Cluster, name string) (string, error) {
-	if c != shared.cluster {
-		url, err := c.CreateDatabase(t.Context(), name)
+// newDatabase makes a migrated database; an encoding of "" is the server's.
+func newDatabase(t testing.TB, c *pgcluster.Cluster, name, encoding string) (string, error) {
+	if c != shared.cluster || encoding != "" {
+		create := c.CreateDatabase
+		if encoding != "" {
+			create = func(ctx context.Context, name string) (string, error) { return c.CreateDatabaseIn(ctx, name, encoding) }
+		}
+		url, err := create(t.Context(), name)
 		if err == nil {
 			_, err = migrate.Up(t.Context(), url)
 		}
@@ -88,10 +98,15 @@ func newDatabase(t testing.TB, c *pgcluster.Cluster, name string) (string, error
 
 func newStageOn(t testing.TB, c *pgcluster.Cluster, env ...string) *stage {
 	t.Helper()
+	return newStageWith(t, c, "", env...)
+}
+
+func newStageWith(t testing.TB, c *pgcluster.Cluster, encoding string, env ...string) *stage {
+	t.Helper()
 	s := &stage{t: t, cluster: c, slot: fmt.Sprintf("e2e_%d", stages.Add(1))}
 	output.Begin(t)
 	var err error
-	if s.url, err = newDatabase(t, c, s.slot); err != nil {
+	if s.url, err = newDatabase(t, c, s.slot, encoding); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
