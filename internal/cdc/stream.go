@@ -51,6 +51,9 @@ type StreamOptions struct {
 	StatusInterval time.Duration
 	// SilenceTimeout is how long nothing may arrive.
 	SilenceTimeout time.Duration
+	// AtWork is asked after a silence whether the walsender with this process id is busy, as it is while it decodes a
+	// large transaction and says nothing. If so, the stream waits on. nil: it is not.
+	AtWork func(ctx context.Context, pid uint32) bool
 }
 
 // Stream is a started replication stream.
@@ -65,6 +68,8 @@ type Stream struct {
 	lastRead  atomic.Int64  // unix nanoseconds of the last byte from the server
 	nudged    atomic.Bool   // Confirm or Ask wants the loop to look
 	asked     atomic.Bool   // Ask wants an answer of the server
+
+	workSince atomic.Int64 // unix nanoseconds from when on the server has been silent and at work; 0: it has spoken
 
 	expired  bool // the read deadline has passed: it must be set before the next read
 	buffered int  // bytes of an unfinished message at the last look
@@ -175,6 +180,15 @@ func (s *Stream) Confirmed() LSN { return LSN(s.confirmed.Load()) }
 
 // Received is the highest position that this session may confirm.
 func (s *Stream) Received() LSN { return LSN(s.received.Load()) }
+
+// AtWorkSince is since when the server has been silent, and busy whenever it was looked at; zero when it has spoken. Safe
+// for concurrent use.
+func (s *Stream) AtWorkSince() time.Time {
+	if at := s.workSince.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
 
 // LastActivity is when the server was last heard.
 func (s *Stream) LastActivity() time.Time { return time.Unix(0, s.lastRead.Load()) }
@@ -292,6 +306,7 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 	msg, err := s.hijacked.Frontend.Receive()
 	if err == nil {
 		s.lastRead.Store(time.Now().UnixNano())
+		s.workSince.Store(0)
 		return msg, nil
 	}
 	var nerr net.Error
@@ -303,6 +318,12 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 			s.lastRead.Store(time.Now().UnixNano())
 		}
 		if quiet := time.Since(s.LastActivity()); quiet >= s.opts.SilenceTimeout {
+			if s.opts.AtWork != nil && s.opts.AtWork(ctx, s.hijacked.PID) {
+				now := time.Now()
+				s.workSince.CompareAndSwap(0, now.Add(-quiet).UnixNano())
+				s.lastRead.Store(now.UnixNano())
+				return nil, nil
+			}
 			return nil, fmt.Errorf("%w for %s", ErrSilent, quiet.Round(time.Second))
 		}
 		return nil, nil

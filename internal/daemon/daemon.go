@@ -54,6 +54,7 @@ type Options struct {
 
 // Daemon is one relay.
 type Daemon struct {
+	silences     atomic.Int32 // connections in a row that were given up without having brought anything
 	opts         Options
 	settings     atomic.Pointer[Settings]
 	log          *slog.Logger

@@ -27,6 +27,8 @@ var errLetGo = errors.New("PostgreSQL is shutting down")
 
 // leader is one term of leading: from taking over the epoch to its end.
 type leader struct {
+	decoding bool // the board says that the server is silent and at work; belongs to watch
+
 	d        *Daemon
 	state    progress.State
 	id       cdc.Identity
@@ -124,7 +126,8 @@ func (d *Daemon) connect(ctx context.Context) (*cdc.Conn, error) {
 
 func (d *Daemon) streamOptions() cdc.StreamOptions {
 	c := d.cfg().CDC
-	return cdc.StreamOptions{Slot: c.Slot, Publication: c.Publication, StatusInterval: c.StatusInterval, SilenceTimeout: c.SilenceTimeout}
+	return cdc.StreamOptions{Slot: c.Slot, Publication: c.Publication, StatusInterval: c.StatusInterval,
+		SilenceTimeout: c.SilenceTimeout << min(d.silences.Load(), mostPatience), AtWork: d.senderAtWork}
 }
 
 // setUpHolding keeps the slot while it sets up, however long that takes: were the

@@ -22,7 +22,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 	retry.InitialInterval, retry.MaxInterval = 50*time.Millisecond, longestPause
 	for {
 		l.d.noteStreaming()
-		began := time.Now()
+		began, from := time.Now(), stream.Received()
 		err := l.runStream(ctx, stream)
 		if ctx.Err() != nil {
 			return ctx.Err() // the stream stays for the last confirmation
@@ -37,6 +37,7 @@ func (l *leader) keepStreaming(ctx context.Context, stream *cdc.Stream) error {
 			return err
 		}
 		l.log.Warn("replication connection lost", "error", err)
+		l.d.noteSilence(errors.Is(err, cdc.ErrSilent), stream.Received() > from)
 		if time.Since(began) > 10*time.Second {
 			retry.Reset()
 		}

@@ -102,6 +102,7 @@ func (l *leader) watch(ctx context.Context) error {
 	for {
 		now := time.Now()
 		l.noteMovement(now)
+		l.lookAtDecoding()
 		l.lookAtRecording()
 		l.lookAtQuarantine(now)
 		if now.Sub(rightsAt) >= rightsEvery {

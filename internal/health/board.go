@@ -14,7 +14,8 @@ import (
 
 // The parts that raise conditions. Others may have names of their own.
 const (
-	PartStream      = "stream"      // connection, slot, publication, decoding
+	PartStream      = "stream"      // connection, slot, publication
+	PartDecoding    = "decoding"    // of transactions by the server
 	PartRecording   = "recording"   // outcomes, parked rows and progress
 	PartRights      = "rights"      // tables, functions and rights that the relay needs
 	PartRouting     = "routing"     // subscriptions that the stream shows to be changed
