@@ -47,7 +47,7 @@ func newSubscriptionsRotateSecret() *cobra.Command {
 			if err := r.check(cmd); err != nil {
 				return err
 			}
-			next, made, err := givenSecret(r.key, r.keyFile)
+			next, made, err := givenSecret(cmd, r.key, r.keyFile)
 			if err != nil {
 				return err
 			}

@@ -49,6 +49,9 @@ func newSubscriptionsAdd() *cobra.Command {
 			if tenant == "" || url == "" || len(events) == 0 {
 				return usageError{errors.New("--tenant, --url and --event are required")}
 			}
+			if err := outbox.CheckTenant(tenant); err != nil {
+				return usageError{fmt.Errorf("--tenant: %w", err)}
+			}
 			if ordering != deliver.OrderingKey && ordering != deliver.OrderingNone {
 				return usageError{fmt.Errorf("--ordering %s: expected key or none", ordering)}
 			}
@@ -76,7 +79,7 @@ func newSubscriptionsAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			key, made, err := givenSecret(key, keyFile)
+			key, made, err := givenSecret(cmd, key, keyFile)
 			if err != nil {
 				return err
 			}
@@ -183,22 +186,27 @@ func givenFilter(text string) (*filter.Filter, error) {
 	return f, nil
 }
 
-// givenSecret is the secret that a command was given, or a new one.
-func givenSecret(text, file string) (key string, made bool, err error) {
+// givenSecret is the secret that a command was given, or a new one. It warns of a weak one.
+func givenSecret(cmd *cobra.Command, text, file string) (key string, made bool, err error) {
+	flag := "--secret"
 	switch {
-	case text != "" && file != "":
+	case cmd.Flags().Changed("secret") && cmd.Flags().Changed("secret-file"):
 		return "", false, usageError{errors.New("--secret and --secret-file exclude each other")}
 	case file != "":
 		b, err := os.ReadFile(file) // #nosec G304 -- whoever runs the command names the file
 		if err != nil {
 			return "", false, fmt.Errorf("read secret: %w", err)
 		}
-		text = strings.TrimRight(string(b), "\r\n")
-	case text == "":
+		text, flag = strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), "--secret-file "+file // the end of its line
+	case !cmd.Flags().Changed("secret"):
 		text, made = signature.NewSecret(), true
 	}
-	if _, err := signature.NewSigner(text); err != nil {
-		return "", false, usageError{fmt.Errorf("secret: %w", err)}
+	weak, err := signature.Check(text)
+	if err != nil {
+		return "", false, usageError{fmt.Errorf("%s: %w (without it a good one is made)", flag, err)}
+	}
+	if weak != "" {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "warning: the secret is weak: %s\n", weak)
 	}
 	return text, made, nil
 }

@@ -323,3 +323,35 @@ func TestSubscriptionsAdd_TakesHeadersThatTheOperatorAllows(t *testing.T) {
 	s.relay(append(add, "--set", "egress.headers_allow=CF-Access-*,X-Webhook-Secret")...).exits(0)
 	s.relay(append(add, "--set", "egress.headers_allow=Host")...).exits(exitConfig).complains("egress.headers_allow", "HTTP needs")
 }
+
+// What intake or a receiver's library would refuse is refused where it is given, in words that name it.
+func TestSubscriptionsAdd_RefusesWhatNobodyCouldUse(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	const good = "whsec_CzBVep/E6Q4zWH2ix+wRNlugyvEUOV6DqM3yFzxhhqs="
+	add := func(tenant, secret string) result {
+		t.Helper()
+		return s.relay("subscriptions", "add", "--tenant", tenant, "--url", "http://127.0.0.1:9/x", "--event", "*", "--secret", secret)
+	}
+	add("acme\r", good).exits(exitUsage).complains("--tenant: must not contain control characters")
+	add(strings.Repeat("x", 256), good).exits(exitUsage).complains("--tenant: must not be longer than 255 bytes")
+	for secret, why := range map[string]string{
+		"":                            "it is empty",
+		strings.TrimRight(good, "="):  "lacks its padding",
+		"v1," + good:                  "something stands before whsec_",
+		"WHSEC_" + good[6:]:           "begins almost like whsec_",
+		good + "\n":                   "a line end",
+		" sixteen bytes and a blank ": "begins or ends with a blank",
+		"x":                           "its key has 1 bytes",
+	} {
+		r := add("acme", secret).exits(exitUsage).complains("--secret: ", why)
+		if secret != "" && len(secret) > 8 && strings.Contains(r.err, secret) {
+			t.Errorf("the secret is shown: %s", r.err)
+		}
+	}
+	if n := s.text("SELECT count(*)::text FROM relay.subscriptions"); n != "0" {
+		t.Errorf("%s subscriptions were added", n)
+	}
+	add("acme", "a passphrase").exits(0).complains("warning: the secret is weak: its key has 12 bytes")
+	add("acme", good).exits(0).complains("")
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/outbox-relay/relay/internal/config"
 	"github.com/outbox-relay/relay/internal/duration"
+	"github.com/outbox-relay/relay/internal/outbox"
 	"github.com/outbox-relay/relay/internal/token"
 )
 
@@ -22,9 +23,6 @@ func newToken() *cobra.Command {
 		Example: "  relay token create --tenant acme --expires 90d\n  relay token list --tenant acme",
 	}, newTokenCreate(), newTokenList(), newTokenRevoke())
 }
-
-// maxTenant is the longest tenant id, in bytes, that an outbox row may have.
-const maxTenant = 255
 
 func newTokenCreate() *cobra.Command {
 	var tenant, expires, description, output string
@@ -43,8 +41,8 @@ func newTokenCreate() *cobra.Command {
 				role = token.RoleOperator
 			case tenant == "":
 				return usageError{errors.New("--tenant or --operator is required")}
-			case len(tenant) > maxTenant:
-				return usageError{fmt.Errorf("--tenant: expected up to %d bytes", maxTenant)}
+			case outbox.CheckTenant(tenant) != nil:
+				return usageError{fmt.Errorf("--tenant: %w", outbox.CheckTenant(tenant))}
 			case readOnly:
 				role = token.RoleTenantRead
 			}

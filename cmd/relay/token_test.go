@@ -77,7 +77,7 @@ func TestTokenCreate_SaysWhatIsWrong(t *testing.T) {
 		"--tenant acme --expires 0d":              "expected a time span",
 		"--tenant acme --expires -1h":             "expected a time span",
 		"--tenant acme --expires 1.5y":            "expected a time span",
-		"--tenant " + strings.Repeat("x", 256):    "expected up to 255 bytes",
+		"--tenant " + strings.Repeat("x", 256):    "must not be longer than 255 bytes",
 		"--tenant acme --expires 99999999999999d": "expected a time span",
 	} {
 		call(t, append([]string{"token", "create"}, strings.Fields(args)...)...).exits(exitUsage).complains(want)

@@ -81,7 +81,7 @@ func (s *server) stage(ctx context.Context, c *caller, id, text string) (*rotate
 	if text == "" {
 		text = signature.NewSecret()
 	}
-	if _, err := signature.NewSigner(text); err != nil {
+	if _, err := signature.Check(text); err != nil {
 		return nil, invalid("/secret", sentence(err.Error()))
 	}
 	out, err := s.rotate(ctx, c, id, "stage", func(l deliver.Subscriptions, id uuid.UUID) (*deliver.Subscription, error) {

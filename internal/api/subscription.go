@@ -236,17 +236,14 @@ func (s *server) warnings(sub *deliver.Subscription) []string {
 	for _, p := range deliver.Unmatched(sub.Events, s.Catalog().Types()) {
 		out = append(out, fmt.Sprintf("No event type of the catalog matches %q.", p))
 	}
-	if key, err := signature.Key(sub.Secret.Reveal()); err == nil && len(key) < minKey {
-		out = append(out, fmt.Sprintf("The secret's key has %d bytes. Standard Webhooks asks for %d to 64.", len(key), minKey))
+	if weak, err := signature.Check(sub.Secret.Reveal()); err == nil && weak != "" {
+		out = append(out, "The secret is weak: "+weak+".")
 	}
 	if sub.Certificate != nil {
 		out = append(out, sub.Certificate.Warnings(time.Now())...)
 	}
 	return out
 }
-
-// minKey is the shortest key, in bytes, that the specification of Standard Webhooks allows.
-const minKey = 24
 
 func deref(s *string) string {
 	if s == nil {

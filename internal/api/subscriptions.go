@@ -125,7 +125,7 @@ func (s *server) createSubscription(ctx context.Context, c *caller, in *createIn
 	if key == "" {
 		key = signature.NewSecret()
 	}
-	if _, err := signature.NewSigner(key); err != nil {
+	if _, err := signature.Check(key); err != nil {
 		return nil, invalid("/secret", sentence(err.Error()))
 	}
 	sub := deliver.NewSubscription(c.tenant, b.URL, events, key)

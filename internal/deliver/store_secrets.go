@@ -45,7 +45,7 @@ var errMoved = errors.New("it is being changed by others: try again")
 // StageSecret gives a subscription its next secret. From now on webhook-signature
 // holds a signature of it behind that of the current one; X-Signature stays.
 func (s Subscriptions) StageSecret(ctx context.Context, id uuid.UUID, next secret.Secret) (*Subscription, error) {
-	if _, err := signature.NewSigner(next.Reveal()); err != nil {
+	if _, err := signature.Check(next.Reveal()); err != nil {
 		return nil, fmt.Errorf("stage a secret of subscription %s: %w", id, err)
 	}
 	stored, err := s.Keys.Seal(next, slotNext.place(id))

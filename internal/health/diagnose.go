@@ -122,7 +122,7 @@ var rules = []rule{
 		"run `relay migrate` as the role that owns the schemas outbox and relay, or ALTER SCHEMA {object} OWNER TO {role}"},
 	{"42501", []Situation{Migrate}, "must be owner", Misconfigured, "role {role} does not own what it must change",
 		"run `relay migrate` as the role that owns the schemas outbox and relay"},
-	{"42501", nil, "row-level security", Misconfigured, "row-level security hides rows from role {role}", bypass},
+	{"42501", nil, "row-level security", Misconfigured, "row-level security hides rows from role {role}", allRows},
 	{"42501", nil, "must be owner", Misconfigured, "role {role} does not own what it must change", "run `relay migrate` and `relay run` as one role"},
 	{"42501", nil, "", Misconfigured, "role {role} lacks a right", grantSomething},
 	{"23", []Situation{Record}, "", RecordingStalled, "constraint {constraint} on {relation} refuses what the relay records",
@@ -229,14 +229,14 @@ func (f Facts) names(role, database string, more ...string) *strings.Replacer {
 		"{slot}", orElse(f.Slot, "SLOT"), "{publication}", orElse(f.Publication, "PUBLICATION")}, more...)...)
 }
 
-// bypass lets a role read all rows. A policy that lets it see each of them would not do: PostgreSQL does not know what a policy
+// allRows lets a role read all rows. A policy that lets it see each of them would not do: PostgreSQL does not know what a policy
 // lets through, so it refuses to read under row_security = off.
-const bypass = "ALTER ROLE {role} BYPASSRLS (as a superuser; a policy is not enough)"
+const allRows = "ALTER ROLE {role} BYPASSRLS (as a superuser; a policy is not enough)"
 
 // HiddenRows says that row-level security binds a role that must read every row of a table.
 func HiddenRows(table, role string, owner bool) Condition {
 	c := Condition{State: Misconfigured, Sentence: fmt.Sprintf("row-level security of %s may hide rows from role %s, so nothing is read from the table", table, role),
-		Remedy: strings.ReplaceAll(bypass, "{role}", identifier(role, "ROLE"))}
+		Remedy: strings.ReplaceAll(allRows, "{role}", identifier(role, "ROLE"))}
 	if schema, name, ok := strings.Cut(table, "."); ok && owner {
 		c.Remedy += fmt.Sprintf(", or, since it owns the table and only FORCE binds it, ALTER TABLE %s.%s NO FORCE ROW LEVEL SECURITY", identifier(schema, ""), identifier(name, ""))
 	}

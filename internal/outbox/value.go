@@ -22,6 +22,7 @@ var (
 	errYear      = errors.New("is outside the years 0001 to 9999, which a timestamp of RFC 3339 cannot say")
 	errXID       = errors.New("must be a transaction id, a decimal number below 2^64")
 	errBytea     = errors.New("must be bytea in hex format")
+	errNameEmpty = errors.New("must not be empty")
 	errNameUTF8  = errors.New("must be valid UTF-8")
 	errNameCtrl  = errors.New("must not contain control characters")
 	errNameLong  = errors.New("must not be longer than 255 bytes")
@@ -214,6 +215,14 @@ func parseBytea(b []byte) ([]byte, error) {
 		return nil, errBytea
 	}
 	return out, nil
+}
+
+// CheckTenant tells what is wrong with a tenant's id: an event with such a one would be refused, so nothing else may have it.
+func CheckTenant(id string) error {
+	if id == "" {
+		return errNameEmpty
+	}
+	return checkName([]byte(id))
 }
 
 // checkName tells whether b may be a tenant, an aggregate type, an aggregate id or an event type. It must not

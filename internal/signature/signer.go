@@ -48,7 +48,7 @@ func NewSigner(secrets ...string) (*Signer, error) {
 	for i, secret := range secrets {
 		key, err := Key(secret)
 		if err != nil {
-			return nil, fmt.Errorf("derive key %d of %d: %w", i+1, len(secrets), err)
+			return nil, fmt.Errorf("secret %d of %d: %w", i+1, len(secrets), err)
 		}
 		s.keys[i] = key
 	}
