@@ -185,6 +185,10 @@ func (s *server) build() *built {
 	mux.HandleFunc("GET /openapi.json", s.page(document, "application/openapi+json;version=3.1", ""))
 	page := sync.OnceValues(func() ([]byte, error) { return renderPage(api.OpenAPI()) })
 	mux.HandleFunc("GET /docs", s.page(page, "text/html; charset=utf-8", pageCSP))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"documentation": "/docs", "openapi": "/openapi.json"}`+"\n")
+	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.unknown(w, r, mux) })
 	return &built{mux, api.OpenAPI()}
 }

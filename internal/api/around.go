@@ -88,6 +88,19 @@ func (s *server) around(calls *gauge, next http.Handler) http.Handler {
 			s.refuse(w, r, p)
 			return
 		}
+		if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+			h.Set("Accept-Encoding", "identity")
+			s.refuse(w, r, newProblem(http.StatusUnsupportedMediaType, "Send the body as it is, without Content-Encoding."))
+			return
+		}
+		// Media types are case-insensitive (RFC 9110, section 8.3.1); what reads the body is not.
+		if media, parameters, found := strings.Cut(r.Header.Get("Content-Type"), ";"); media != "" {
+			media = strings.ToLower(media)
+			if found {
+				media += ";" + parameters
+			}
+			r.Header.Set("Content-Type", media)
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -21,7 +21,7 @@ import (
 func TestAPI_AnswersUnknownPathsAndMethodsAsProblems(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, path := range []string{"//", "//api", "/", "/nothing", "/subscriptions/x/y/z", "//api/v2/tenant/webhooks/subscriptions", "//api/v1/tenant"} {
+	for _, path := range []string{"//api", "/", "/nothing", "/subscriptions/x/y/z", "//api/v2/tenant/webhooks/subscriptions", "//api/v1/tenant"} {
 		if a := w.call("GET", path, "", nil); a.Status != http.StatusNotFound {
 			t.Errorf("%s: status %d", path, a.Status)
 		} else {
@@ -286,4 +286,23 @@ func TestWorld_NoticesASecretInAnAnswer(t *testing.T) {
 		acme := w.token(token.RoleTenantWrite, "acme")
 		w.call("POST", "/subscriptions", acme, `{"url":"https://h.example.com/canary-7","event":"*","secret":"canary-7"}`)
 	})
+}
+
+func TestAround_TakesMediaTypesInAnyCaseAndNoCoding(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantWrite, "acme")
+	body := map[string]any{"url": "https://hooks.example.com/x", "event": "*"}
+	for _, kind := range []string{"Application/Json", "APPLICATION/JSON; charset=UTF-8"} {
+		if a := w.call("POST", "/subscriptions", acme, body, header{"Content-Type", kind}); a.Status != http.StatusCreated {
+			t.Errorf("%s: status %d, %s", kind, a.Status, a.Text)
+		}
+	}
+	a := w.call("POST", "/subscriptions", acme, body, header{"Content-Encoding", "gzip"})
+	if a.Status != http.StatusUnsupportedMediaType || !strings.Contains(a.Text, "without Content-Encoding") || a.Header.Get("Accept-Encoding") != "identity" {
+		t.Errorf("gzip: status %d, %s", a.Status, a.Text)
+	}
+	if a := w.call("GET", "//", "", nil); a.Status != http.StatusOK || !strings.Contains(a.Text, "/docs") || !strings.Contains(a.Text, "/openapi.json") {
+		t.Errorf("/: status %d, %s", a.Status, a.Text)
+	}
 }

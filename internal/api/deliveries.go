@@ -174,7 +174,7 @@ func (s *server) getDelivery(ctx context.Context, c *caller, in *DeliveryPath) (
 	}
 	out := &deliveryOutput{Body: DeliveryDetail{Delivery: delivery(r), Request: DeliveryRequest{Method: http.MethodPost,
 		Headers: map[string]string{"Content-Type": "application/json", "webhook-id": r.EventID.String(), "X-Event-Type": r.Event,
-			"Relay-Attempt": strconv.Itoa(max(1, r.Attempts))}}}}
+			"Relay-Attempt": strconv.Itoa(max(1, r.Attempts)), "Relay-Subscription": r.SubscriptionID.String()}}}}
 	if r.Sequence != nil {
 		out.Body.Request.Headers["Relay-Sequence"] = strconv.FormatInt(*r.Sequence, 10)
 	}

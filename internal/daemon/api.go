@@ -133,7 +133,7 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 		return deliver.Outcome{}, err
 	}
 	r := &deliver.Request{URL: u, Signer: signer, Header: header, EventID: id.String(),
-		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1, Timeout: s.OwnTimeout(most)}
+		EventType: event.Type, Body: body, ContentType: s.ContentType(), Attempt: 1, Timeout: s.OwnTimeout(most), Subscription: s.ID.String()}
 	if pair != nil {
 		as := policy.Identities(egress.TransportOptions{MaxIdleConns: 1, MaxIdleConnsPerHost: 1, HeaderTimeout: most + time.Second, Timeout: most + time.Second}).New(pair)
 		defer as.Close()

@@ -26,6 +26,8 @@ type Request struct {
 	// Timeout is the subscription's own, of the whole attempt; 0: those of the Sink hold.
 	Timeout  time.Duration
 	Sequence int64 // number of the delivery among those of its subscription; 0: it has none
+	// Subscription that it is for, which an endpoint of several can tell apart by it.
+	Subscription string
 }
 
 // Outcome is how an attempt ended.

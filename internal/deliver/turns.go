@@ -273,6 +273,7 @@ func (p *Dispatcher) attempt(d *Delivery) Outcome {
 		URL: spec.url, Signer: spec.signerAt(time.Now()), Header: spec.header,
 		EventID: d.flight.EventID.String(), EventType: d.flight.Type,
 		Body: body, ContentType: spec.sub.ContentType(), Attempt: d.attempts + 1, Sequence: d.number, Timeout: limit,
+		Subscription: d.ep.id.String(),
 	}
 	if spec.client != nil {
 		r.Identity = spec.client.identity

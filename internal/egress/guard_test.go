@@ -25,7 +25,7 @@ var unguarded = map[string][]string{
 // exempt are the folders whose connections do not go to receivers of webhooks.
 var exempt = []string{
 	"internal/egress",    // makes the guarded ones
-	"internal/cdc",       // PostgreSQL
+	"internal/postgres",  // PostgreSQL
 	"internal/pgcluster", // PostgreSQL, on this machine
 	"internal/dev",       // the demonstration's own receiver and example service
 }

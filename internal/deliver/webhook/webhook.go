@@ -73,7 +73,7 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	defer cancel()
 	t := &trace{headers: headers, giveUp: cancel}
 	started := time.Now()
-	header := make(http.Header, 10+len(r.Header))
+	header := make(http.Header, 11+len(r.Header))
 	for name, values := range r.Header { // ours, below, go before theirs
 		header[name] = values
 	}
@@ -90,6 +90,9 @@ func (p *Poster) Attempt(ctx context.Context, r *deliver.Request) deliver.Outcom
 	header["User-Agent"] = []string{p.UserAgent}
 	header["X-Event-Type"] = []string{r.EventType}
 	header["Relay-Attempt"] = []string{strconv.Itoa(r.Attempt)}
+	if r.Subscription != "" {
+		header["Relay-Subscription"] = []string{r.Subscription}
+	}
 	if r.Sequence > 0 {
 		header["Relay-Sequence"] = []string{strconv.FormatInt(r.Sequence, 10)}
 	}

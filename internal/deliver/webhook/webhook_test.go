@@ -51,7 +51,8 @@ func mustRequest(t testing.TB, to string) *deliver.Request {
 		t.Fatal(err)
 	}
 	return &deliver.Request{URL: u, Signer: signer, EventID: "0198b2c4-0000-7000-8000-000000000001",
-		EventType: "payment.received", Body: testBody, Attempt: 3}
+		Subscription: "0198b2c4-1111-7000-8000-000000000001",
+		EventType:    "payment.received", Body: testBody, Attempt: 3}
 }
 
 func mustServe(t testing.TB, h http.HandlerFunc) string {
@@ -121,7 +122,7 @@ func TestPoster_SendsWhatIsDocumented(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "relay/test", "X-Event-Type": "payment.received",
-		"Relay-Attempt": "3", "Webhook-Id": "0198b2c4-0000-7000-8000-000000000001",
+		"Relay-Attempt": "3", "Relay-Subscription": "0198b2c4-1111-7000-8000-000000000001", "Webhook-Id": "0198b2c4-0000-7000-8000-000000000001",
 	} {
 		if v := in.r.Header.Get(name); v != want {
 			t.Errorf("%s is %q, want %q", name, v, want)
