@@ -306,3 +306,16 @@ func TestAround_TakesMediaTypesInAnyCaseAndNoCoding(t *testing.T) {
 		t.Errorf("/: status %d, %s", a.Status, a.Text)
 	}
 }
+
+func TestProblem_ATimeThatCannotBeReadIsExplained(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	acme := w.token(token.RoleTenantRead, "acme")
+	a := w.call("GET", "/deliveries?from=2026-11-01T00:00:00+02:00", acme, nil)
+	if a.Status != http.StatusUnprocessableEntity || !strings.Contains(a.Text, "is written %2B") || strings.Contains(a.Text, "2006-01-02") {
+		t.Errorf("status %d, %s", a.Status, a.Text)
+	}
+	if a := w.call("GET", "/deliveries?from=2026-11-01T00:00:00%2B02:00", acme, nil); a.Status != http.StatusOK {
+		t.Errorf("status %d, %s", a.Status, a.Text)
+	}
+}

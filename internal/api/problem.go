@@ -119,6 +119,12 @@ func libraryProblem(status int, detail string, errs []error) *Problem {
 // fieldError turns the library's location, such as body.events[0], into a field.
 func fieldError(location, message string) FieldError {
 	in, rest, _ := strings.Cut(location, ".")
+	if strings.HasPrefix(message, "invalid date/time") { // which goes on with a layout of Go's
+		message = "Expected a time of RFC 3339, such as 2026-11-24T10:00:00Z"
+		if in == "query" {
+			message += "; in a query, the + of a zone is written %2B"
+		}
+	}
 	f := FieldError{In: in, Detail: sentence(message)}
 	if in != "body" {
 		f.Parameter = rest

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -53,7 +54,7 @@ func (d *Daemon) newServer() (*ops.Server, error) {
 		Catalog: d.catalog.Load,
 		CheckURL: func(tenant, url string) error {
 			_, err := d.policy.CheckURLOf(tenant, url)
-			return err
+			return forTenants(err)
 		},
 		Keys: d.keys.Load,
 		Post: func(ctx context.Context, s *deliver.Subscription, signer *signature.Signer) (deliver.Outcome, error) {
@@ -140,6 +141,14 @@ func PostTest(ctx context.Context, policy *egress.Policy, sink deliver.Sink, s *
 		r.Identity = as
 	}
 	return sink.Attempt(ctx, r), nil
+}
+
+// forTenants leaves out of an error what only an operator can do, and what it says of inner networks.
+func forTenants(err error) error {
+	if _, blocked := errors.AsType[*egress.BlockedError](err); blocked {
+		return errors.New("webhooks are not sent to this address or port; the operator of the relay decides which are allowed")
+	}
+	return err
 }
 
 // certLook is how often a handshake looks whether the certificate's files have changed.
