@@ -71,8 +71,9 @@ type Stream struct {
 
 	workSince atomic.Int64 // unix nanoseconds from when on the server has been silent and at work; 0: it has spoken
 
-	expired  bool // the read deadline has passed: it must be set before the next read
-	buffered int  // bytes of an unfinished message at the last look
+	waited   time.Time // when the server was last seen at work; belongs to Run
+	expired  bool      // the read deadline has passed: it must be set before the next read
+	buffered int       // bytes of an unfinished message at the last look
 
 	sent        LSN // flush position of the last status update
 	lastStatus  time.Time
@@ -317,11 +318,10 @@ func (s *Stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 			s.buffered = n
 			s.lastRead.Store(time.Now().UnixNano())
 		}
-		if quiet := time.Since(s.LastActivity()); quiet >= s.opts.SilenceTimeout {
+		if quiet := time.Since(s.silentSince()); quiet >= s.opts.SilenceTimeout {
 			if s.opts.AtWork != nil && s.opts.AtWork(ctx, s.hijacked.PID) {
-				now := time.Now()
-				s.workSince.CompareAndSwap(0, now.Add(-quiet).UnixNano())
-				s.lastRead.Store(now.UnixNano())
+				s.waited = time.Now() // it has said nothing all the same: who wants proof of life does not get it
+				s.workSince.CompareAndSwap(0, s.LastActivity().UnixNano())
 				return nil, nil
 			}
 			return nil, fmt.Errorf("%w for %s", ErrSilent, quiet.Round(time.Second))
@@ -341,12 +341,20 @@ func (s *Stream) nextTimer() time.Time {
 	if s.Confirmed() > s.sent {
 		at = earlier(at, s.lastStatus.Add(minStatusGap))
 	}
-	at = earlier(at, s.LastActivity().Add(s.opts.SilenceTimeout))
+	at = earlier(at, s.silentSince().Add(s.opts.SilenceTimeout))
 	// A deadline that has passed already would read nothing at all.
 	if soon := time.Now().Add(time.Millisecond); at.Before(soon) {
 		return soon
 	}
 	return at
+}
+
+// silentSince is from when on a silence counts: the last byte, or the last look at a server that was at work.
+func (s *Stream) silentSince() time.Time {
+	if at := s.LastActivity(); at.After(s.waited) {
+		return at
+	}
+	return s.waited
 }
 
 func earlier(a, b time.Time) time.Time {

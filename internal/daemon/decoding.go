@@ -34,8 +34,9 @@ func (d *Daemon) senderAtWork(ctx context.Context, pid uint32) bool {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	var busy bool
-	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND backend_type = 'walsender'
-		AND state IS NOT NULL AND coalesce(wait_event_type, '') NOT IN ('Activity', 'Client'))`, int64(pid)).Scan(&busy)
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity a JOIN pg_replication_slots s ON s.active_pid = a.pid
+		WHERE a.pid = $1 AND s.slot_name = $2 AND a.state IS NOT NULL AND coalesce(a.wait_event_type, '') NOT IN ('Activity', 'Client'))`,
+		int64(pid), d.cfg().CDC.Slot).Scan(&busy)
 	return err == nil && busy
 }
 

@@ -25,6 +25,12 @@ type rule struct {
 	remedy   string
 }
 
+// What a pooler does to statements that are prepared by name, and is not known to be one.
+const (
+	pooledStatements = "what database.url leads to mixes up prepared statements, as a pooler does"
+	toTheServer      = "set pool_mode = session there, or database.url to PostgreSQL itself"
+)
+
 var replicating = []Situation{ConnectReplication, CreateSlot, Stream}
 
 // rules are looked through in order, and the first that fits counts.
@@ -128,6 +134,8 @@ var rules = []rule{
 	{"23", []Situation{Record}, "", RecordingStalled, "constraint {constraint} on {relation} refuses what the relay records",
 		"ALTER TABLE {relation} DROP CONSTRAINT {constraint}, unless it is the relay's own"},
 	{"22", []Situation{Record}, "", RecordingStalled, "the server refuses a value that the relay records", ""},
+	{"42P05", nil, "", Misconfigured, pooledStatements, toTheServer},
+	{"26000", nil, "", Misconfigured, pooledStatements, toTheServer},
 	{"42", nil, "", Misconfigured, "the server refuses a statement of the relay", "run `relay migrate`, and look at the log of PostgreSQL"},
 	{"XX001", nil, "", Degraded, "the server has found damaged data", "look at the log of PostgreSQL; restore from a backup"},
 	{"XX", nil, "", Degraded, "the server reports an internal error", "look at the log of PostgreSQL"},

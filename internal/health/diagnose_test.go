@@ -61,6 +61,8 @@ func TestDiagnose_NamesStateSentenceAndStatement(t *testing.T) {
 		{Record, "57P02", "terminating connection because of crash", ShuttingDown, ""},
 		{Connect, "57P03", "the database system is starting up", ShuttingDown, ""},
 		{Record, "57014", "canceling statement due to statement timeout", Degraded, "ALTER ROLE relay SET statement_timeout"},
+		{Record, "42P05", `prepared statement "stmtcache_1" already exists`, Misconfigured, "pool_mode = session"},
+		{Record, "26000", `prepared statement "stmtcache_1" does not exist`, Misconfigured, "pool_mode = session"},
 		{Record, "57P05", "terminating connection due to idle-session timeout", Degraded, "idle_session_timeout"},
 		{Record, "25P04", "terminating connection due to transaction timeout", Degraded, "transaction_timeout"},
 		{Record, "55P03", "canceling statement due to lock timeout", Degraded, "pg_blocking_pids"},
