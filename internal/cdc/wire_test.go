@@ -250,6 +250,27 @@ func TestStream_CallsALateServerSilent(t *testing.T) {
 	})
 }
 
+func TestStream_WaitsForASilentServerThatIsAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin, asked := time.Now(), 0
+		w := newWire(t, StreamOptions{StatusInterval: 5 * time.Second, SilenceTimeout: 20 * time.Second,
+			AtWork: func(context.Context, uint32) bool { asked++; return asked < 4 }})
+		time.Sleep(50 * time.Second)
+		if since := w.stream.AtWorkSince(); since.Sub(begin) > time.Second {
+			t.Errorf("at work since %s, want since the last byte", since.Sub(begin))
+		}
+		if quiet := time.Since(w.stream.LastActivity()); quiet < 49*time.Second {
+			t.Errorf("heard %s ago, although nothing was sent for 50 s", quiet)
+		}
+		if err := <-w.ended; !errors.Is(err, ErrSilent) {
+			t.Fatalf("stream ended with %v, want ErrSilent", err)
+		}
+		if took := time.Since(begin); asked != 4 || took < 80*time.Second || took > 81*time.Second {
+			t.Errorf("given up after %s and %d questions, want 80 s and 4", took, asked)
+		}
+	})
+}
+
 func TestStream_AnswersWhileReaderIsBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire(t, StreamOptions{StatusInterval: time.Second, SilenceTimeout: 30 * time.Second})
