@@ -107,11 +107,11 @@ func Connect(ctx context.Context, url string, o Options) (*pgx.Conn, error) {
 
 // Replicate opens a session of a walsender, to PostgreSQL itself: no pooler speaks its protocol.
 func Replicate(ctx context.Context, url string, o Options) (*pgconn.PgConn, error) {
-	c, err := pgconn.ParseConfig(url)
+	parsed, err := ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	prepare(c)
+	c := &parsed.Config
 	set(c, bounds) // also when the connection string has others, which are meant for statements
 	pin(c, o)
 	set(c, map[string]string{"replication": "database", "TimeZone": "UTC", "lock_timeout": "0"})

@@ -81,7 +81,7 @@ func TestOpen_SessionsAreTheSameWhateverRoleAndDatabaseSet(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), "SHOW statement_timeout").Scan(&got); err != nil || got != "7s" {
 		t.Errorf("what the connection string bounds is %q (%v)", got, err)
 	}
-	stream, err := postgres.Replicate(t.Context(), url+"&statement_timeout=7s", postgres.Options{Application: "relay test"})
+	stream, err := postgres.Replicate(t.Context(), url+"&statement_timeout=7s&default_query_exec_mode=exec&statement_cache_capacity=0", postgres.Options{Application: "relay test"})
 	if err != nil {
 		t.Fatal(err)
 	}
