@@ -41,18 +41,27 @@ func TestDispatcher_HoldsNoMoreThanKeepsTheMachineBusy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.subscribe("a.test")
+	filled := make(chan struct{}) // however slowly the rows come, they are more than go out until then
 	w.sink.on("a.test", func(ctx context.Context, r *Request, try int) Outcome {
+		select {
+		case <-filled:
+		case <-ctx.Done():
+		}
 		time.Sleep(200 * time.Microsecond)
 		return ok(ctx, r, try)
 	})
 	l := w.lead(func(o *Options, _ *RecorderOptions) {
 		o.WindowEvents, o.FreshConcurrency, o.EndpointConcurrency, o.Concurrency = 10*busyWindow, 4, 1000, 1000
+		o.HandoverAfter = time.Hour
 	})
 	const sent = 2 * busyWindow
 	most := 0
 	for i := range sent {
 		l.send(strconv.Itoa(i))
 		most = max(most, l.p.Load().Window)
+		if i == busyWindow/2 {
+			close(filled)
+		}
 	}
 	if most > busyWindow {
 		t.Errorf("%d deliveries were in memory, want at most %d", most, busyWindow)
